@@ -1,0 +1,292 @@
+"""The frozen CLIP: image tower, text tower and the way from a pooled feature into CLIP space.
+
+Paper section 3.1, design section 1. Whatever a CLIP model's sizes are, they are read from the
+model; none is tabled by name.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from ita.errors import UserError
+
+STAGES = ("res2", "res3", "res4", "res5")
+STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+DENSE = "dense"
+# Texts per forward pass of the text tower.
+TEXT_BATCH = 512
+
+
+class ImageTower(Protocol):
+    """What the two kinds of convolutional image towers have in common."""
+
+    channels: dict[str, int]
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Everything before the first stage: [B, 3, H, W] -> [B, C, H/s, W/s]."""
+
+    def stages(self, stem: Tensor) -> dict[str, Tensor]:
+        """The stem's output to res2 ... res5 and the dense CLIP feature."""
+
+    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
+        """Dense feature [B, C, h, w] over boolean masks [B, Q, h, w] -> CLIP space [B, Q, D]."""
+
+    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
+        """Dense feature over an area whose cell weights [B, h, w] sum to 1 -> [B, D]."""
+
+
+class ConvNeXtTower:
+    """A timm ConvNeXt under CLIP's head; a pooled vector passes the trunk's and CLIP's heads."""
+
+    def __init__(self, visual: TimmModel) -> None:
+        self.trunk, self.head = visual.trunk, visual.head
+        self.channels = {
+            name: info["num_chs"]
+            for name, info in zip(STAGES, self.trunk.feature_info, strict=True)
+        }
+
+    def stem(self, images: Tensor) -> Tensor:
+        return self.trunk.stem(images)
+
+    def stages(self, stem: Tensor) -> dict[str, Tensor]:
+        features, x = {}, stem
+        for name, stage in zip(STAGES, self.trunk.stages, strict=True):
+            features[name] = x = stage(x)
+        return features | {DENSE: self.trunk.norm_pre(x)}
+
+    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
+        weights = mask / (mask.sum(dim=(-2, -1), keepdim=True) + 1e-8)
+        pooled = torch.einsum("bchw,bqhw->bqc", dense, weights.to(dense.dtype))
+        return self._project(pooled.flatten(0, 1)).unflatten(0, mask.shape[:2])
+
+    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
+        return self._project(torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype)))
+
+    def _project(self, pooled: Tensor) -> Tensor:
+        return self.head(self.trunk.head(pooled[:, :, None, None]))
+
+
+class ResNetTower:
+    """OpenAI's modified ResNet; regions are pooled by CLIP's attention pooling, one query each."""
+
+    def __init__(self, visual: ModifiedResNet) -> None:
+        self.visual = visual
+        self.layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        self.channels = {
+            name: layer[-1].conv3.out_channels
+            for name, layer in zip(STAGES, self.layers, strict=True)
+        }
+
+    def stem(self, images: Tensor) -> Tensor:
+        v, x = self.visual, images
+        x = v.act1(v.bn1(v.conv1(x)))
+        x = v.act2(v.bn2(v.conv2(x)))
+        return v.act3(v.bn3(v.conv3(x)))
+
+    def stages(self, stem: Tensor) -> dict[str, Tensor]:
+        features, x = {}, self.visual.avgpool(stem)
+        for name, layer in zip(STAGES, self.layers, strict=True):
+            features[name] = x = layer(x)
+        return features | {DENSE: x}
+
+    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
+        mean = dense.mean(dim=(-2, -1))
+        return self._attend(mean[:, None].expand(-1, mask.shape[1], -1), dense, mask)
+
+    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
+        mean = torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype))
+        return self._attend(mean[:, None], dense, weights[:, None] > 0)[:, 0]
+
+    def _attend(self, query: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
+        """CLIP's attention pooling of queries [B, Q, C] over the cells that a mask allows."""
+        pool = self.visual.attnpool
+        keys = dense.flatten(2).transpose(1, 2) + self._resized_position(dense.shape[-2:])
+
+        def heads(x: Tensor, projection: nn.Linear) -> Tensor:
+            return projection(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+
+        allowed = mask.flatten(2)
+        # An empty region would be a softmax over nothing; let it see the whole image.
+        allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
+        pooled = F.scaled_dot_product_attention(
+            heads(query + pool.positional_embedding[0], pool.q_proj),
+            heads(keys, pool.k_proj),
+            heads(keys, pool.v_proj),
+            attn_mask=allowed[:, None],
+        )
+        return pool.c_proj(pooled.transpose(1, 2).flatten(2))
+
+    def _resized_position(self, size: Sequence[int]) -> Tensor:
+        """The position embedding of the cells, [1, h*w, C], at the dense feature's size."""
+        position = self.visual.attnpool.positional_embedding[1:]
+        side = round(len(position) ** 0.5)
+        grid = position.T.reshape(1, -1, side, side)
+        grid = F.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)
+        return grid.flatten(2).transpose(1, 2)
+
+
+class FrozenCLIP(nn.Module):
+    """A CLIP that is never trained: no gradients, always in eval mode.
+
+    Args:
+        clip: an open_clip model with a ConvNeXt or ResNet image tower, its weights and its
+            ``preprocess_cfg`` set.
+        tokenizer: texts -> [N, context] int64 token ids.
+
+    Raises:
+        UserError: the image tower is neither of the two kinds.
+    """
+
+    def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self.clip = clip.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.tower = _image_tower(clip.visual)
+        self.preprocess_config = PreprocessCfg(**clip.visual.preprocess_cfg)
+        self.embed_dim: int = self._text_width()
+
+    def train(self, mode: bool = True) -> "FrozenCLIP":
+        """Keep CLIP in eval mode whatever the rest of the model does."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """CLIP's own log scale of cosines, a scalar."""
+        return self.clip.logit_scale
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Widths of res2 ... res5."""
+        return self.tower.channels
+
+    @property
+    def pixel_mean(self) -> list[float]:
+        """Mean of RGB in 0-255."""
+        return [255 * m for m in self.preprocess_config.mean]
+
+    @property
+    def pixel_std(self) -> list[float]:
+        """Standard deviation of RGB in 0-255."""
+        return [255 * s for s in self.preprocess_config.std]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Features of a batch of normalized images.
+
+        Args:
+            images: [B, 3, H, W], H and W multiples of 32.
+
+        Returns:
+            ``res2`` ... ``res5`` at strides 4 ... 32 and ``dense``, CLIP's last feature before
+            pooling, at stride 32.
+        """
+        return self.tower.stages(self.tower.stem(images))
+
+    @torch.no_grad()
+    def stem(self, images: Tensor) -> Tensor:
+        """The image tower's stem alone."""
+        return self.tower.stem(images)
+
+    @torch.no_grad()
+    def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """Embeddings in CLIP space of the regions where a mask's logit is positive.
+
+        Args:
+            dense: [B, C, h, w], the dense CLIP feature.
+            mask_logits: [B, Q, h, w] at the same size.
+
+        Returns:
+            [B, Q, D], not normalized; an empty mask gives that of a zero vector (ConvNeXt) or of
+            the whole image (ResNet).
+        """
+        return self.tower.embed_masks(dense, mask_logits > 0)
+
+    @torch.no_grad()
+    def embed_area(self, dense: Tensor, fraction: Tensor) -> Tensor:
+        """Embedding in CLIP space of the valid part of each image.
+
+        Args:
+            dense: [B, C, h, w], the dense CLIP feature.
+            fraction: [B, h, w], how much of each stride-32 cell is image, in 0-1.
+
+        Returns:
+            [B, D], not normalized.
+        """
+        return self.tower.embed_area(dense, fraction / fraction.sum(dim=(-2, -1), keepdim=True))
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Embeddings of whole images by CLIP's own evaluation transform and image encoder.
+
+        Args:
+            images: B uint8 tensors [3, H, W], RGB, of any sizes.
+
+        Returns:
+            [B, D], not normalized.
+        """
+        transform = image_transform_v2(self.preprocess_config, is_train=False)
+        batch = torch.stack([transform(to_pil_image(image.cpu())) for image in images])
+        return self.clip.encode_image(batch.to(self.device))
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Text features, not normalized.
+
+        Args:
+            texts: N texts.
+
+        Returns:
+            [N, D] float32 on CLIP's device.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            features = [
+                self._encode_tokens(self.tokenizer(list(texts[i : i + TEXT_BATCH])))
+                for i in range(0, len(texts), TEXT_BATCH)
+            ]
+        return torch.cat(features).float()
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Token ids [N, context] to features [N, D].
+
+        The text transformer is causal and pools at the end-of-text token, so what stands behind
+        the longest text changes nothing: class names need a fifth of the 77 positions.
+        """
+        tokens, clip = tokens.to(self.device), self.clip
+        if not (isinstance(clip, open_clip.CLIP) and clip.text_pool_type == "argmax"):
+            return clip.encode_text(tokens)
+        length = int(tokens.argmax(dim=-1).max()) + 1
+        tokens = tokens[:, :length]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
+        projection = clip.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def _text_width(self) -> int:
+        return self.encode_text([""]).shape[-1]
+
+
+def _image_tower(visual: nn.Module) -> ImageTower:
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "stages"):
+        return ConvNeXtTower(visual)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetTower(visual)
+    raise UserError(
+        f"the image tower of this CLIP is a {type(visual).__name__}; ITA needs a convolutional "
+        "one: choose a convnext_* or RN* model in MODEL.FC_CLIP.CLIP_MODEL_NAME"
+    )

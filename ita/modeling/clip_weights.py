@@ -1,0 +1,195 @@
+"""Finding and loading a CLIP: open_clip names and tags, local files and folders, or random."""
+
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from detectron2.utils import comm
+from open_clip.factory import load_checkpoint
+from open_clip.model import set_model_preprocess_cfg
+from open_clip.transform import PreprocessCfg
+from torch import nn
+
+from ita.errors import UserError
+from ita.modeling.clip import FrozenCLIP
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+# A random CLIP is not in any checkpoint, so it has to come out the same every time.
+RANDOM_SEED = 0
+# Names under which open_clip's weights are published, best first.
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+# Where folders of downloaded weights are looked for: here, and beside the ita package.
+SEARCH_ROOTS = (Path(), Path(__file__).resolve().parents[2])
+
+
+def build_clip(model_name: str, weights: str) -> FrozenCLIP:
+    """Build a CLIP and load its weights.
+
+    Args:
+        model_name: an open_clip model name, or the path of an open_clip model config in JSON.
+        weights: an open_clip tag, a file, a folder with one weights file, or ``"random"``.
+
+    Raises:
+        UserError: unknown model or tag, weights that are not there and cannot be downloaded, or
+            that do not fit the model.
+    """
+    config = _model_config(model_name)
+    tag_config = open_clip.get_pretrained_cfg(model_name, weights) or {}
+    path = None if weights == RANDOM else find_weights(model_name, weights)
+    # OpenAI's models were trained with QuickGELU, which open_clip's plain names do not select.
+    if tag_config.get("quick_gelu") or (path and _is_torchscript(path)):
+        config["quick_gelu"] = True
+    # A fork, so that building CLIP neither depends on nor disturbs the job's own random numbers.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        clip = _build(config)
+    set_model_preprocess_cfg(clip, _preprocess(tag_config, clip.visual.image_size))
+    if path is None:
+        logger.warning("CLIP %s has random weights: it knows nothing", model_name)
+    else:
+        _load(clip, path, model_name)
+    context_length = config["text_cfg"].get("context_length", 77)
+    if Path(model_name).suffix == ".json":
+        return FrozenCLIP(clip, open_clip.SimpleTokenizer(context_length=context_length))
+    return FrozenCLIP(clip, open_clip.get_tokenizer(model_name, context_length=context_length))
+
+
+def find_weights(model_name: str, weights: str) -> Path:
+    """The file that ``weights`` stands for, downloaded if it has to be.
+
+    One process of the job downloads into open_clip's cache, then one per machine that does not
+    share that cache; the others find the file there.
+
+    Raises:
+        UserError: nothing there and nothing to be had, with what to put where.
+    """
+    path = Path(weights)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _file_in_folder(path)
+    tag_config = open_clip.get_pretrained_cfg(model_name, weights)
+    if not tag_config:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
+        raise UserError(
+            f"CLIP weights {weights!r} are neither a file, a folder, nor an open_clip tag of "
+            f"{model_name} (its tags: {tags}); set MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+        )
+    folder_name = hub_folder(tag_config)
+    for root in SEARCH_ROOTS:
+        folder = root / folder_name
+        if folder_name and any((folder / name).is_file() for name in WEIGHT_FILES):
+            return _file_in_folder(folder)
+    for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
+        if may_download:
+            path = _download(model_name, weights, tag_config)
+        comm.synchronize()
+    return path
+
+
+def hub_folder(tag_config: Mapping[str, Any]) -> str:
+    """Name of the folder in which a tag's weights are found without being named.
+
+    It is the hub's id without the slash, as in the paper's README:
+    ``laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup``.
+    """
+    return tag_config.get("hf_hub", "").replace("/", "")
+
+
+def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
+    try:
+        return Path(open_clip.download_pretrained(tag_config))
+    except Exception as error:  # whatever a network can come up with
+        source = tag_config.get("hf_hub", "").rstrip("/") or tag_config.get("url")
+        raise UserError(
+            f"CLIP weights {tag} of {model_name} are not here and cannot be downloaded "
+            f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
+            f"{hub_folder(tag_config)}, or name your file in MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+        ) from error
+
+
+def _file_in_folder(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(f for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES)
+    if len(files) != 1:
+        found = ", ".join(f.name for f in files) or "none"
+        raise UserError(
+            f"folder {folder} should hold one file of CLIP weights ({' or '.join(WEIGHT_FILES)}); "
+            f"found {found}: name the file in MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+        )
+    return files[0]
+
+
+def _model_config(model_name: str) -> dict[str, Any]:
+    """open_clip's model config by name or from a JSON file (bare or under ``model_cfg``)."""
+    path = Path(model_name)
+    if path.suffix != ".json":
+        config = open_clip.get_model_config(model_name)
+        if config is None:
+            raise UserError(
+                f"open_clip knows no model {model_name!r}; MODEL.FC_CLIP.CLIP_MODEL_NAME is a "
+                "name such as convnext_large_d_320 or RN50, or a model config file (.json)"
+            )
+        return config
+    path = next((root / path for root in SEARCH_ROOTS if (root / path).is_file()), None)
+    if path is None:
+        raise UserError(f"CLIP model config not found: {model_name}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read CLIP model config {path}: {error}") from error
+    return config.get("model_cfg", config)
+
+
+def _build(config: Mapping[str, Any]) -> nn.Module:
+    config = deepcopy(dict(config))
+    custom_text = config.pop("custom_text", False)
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+
+
+def _preprocess(tag_config: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    known = {k: tag_config[k] for k in keys if k in tag_config}
+    return asdict(PreprocessCfg(size=image_size, **known))
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, as OpenAI's original CLIP files are."""
+    if path.suffix == ".safetensors":
+        return False
+    try:
+        reader = torch.PyTorchFileReader(str(path))
+    except RuntimeError:  # no zip archive; loading it will say what it is
+        return False
+    return "constants.pkl" in reader.get_all_records()
+
+
+def _load(clip: nn.Module, path: Path, model_name: str) -> None:
+    logger.info("loading CLIP %s from %s", model_name, path)
+    try:
+        if _is_torchscript(path):
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()
+            for key in ("input_resolution", "context_length", "vocab_size"):
+                state.pop(key, None)
+            clip.load_state_dict(state)
+        else:
+            load_checkpoint(clip, str(path), weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not hold the weights of CLIP {model_name}: {reason}"
+        ) from error
