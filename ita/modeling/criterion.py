@@ -1,0 +1,158 @@
+"""Set prediction losses (Mask2Former, section 3.3; design section 6)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ita.modeling.decoder import Prediction
+from ita.modeling.matcher import (
+    HungarianMatcher,
+    Match,
+    PointSource,
+    Target,
+    sample_at,
+    uniform_points,
+)
+
+
+class SetCriterion(nn.Module):
+    """Class, mask and dice losses of matched predictions.
+
+    Args:
+        matcher: pairs queries with targets.
+        weights: factors of ``loss_ce``, ``loss_mask`` and ``loss_dice``.
+        void_weight: weight of void in cross-entropy.
+        num_points: points per mask.
+        oversample_ratio: candidates drawn per point.
+        importance_ratio: fraction of the points that are the candidates with the smallest
+            |logit|; the rest are drawn uniformly.
+        deep_supervision: losses on every prediction, not on the last one only.
+        point_source: where points come from.
+    """
+
+    def __init__(
+        self,
+        matcher: HungarianMatcher,
+        weights: dict[str, float],
+        *,
+        void_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_ratio: float = 0.75,
+        deep_supervision: bool = True,
+        point_source: PointSource = uniform_points,
+    ) -> None:
+        super().__init__()
+        self.matcher, self.weights, self.void_weight = matcher, weights, void_weight
+        self.num_points, self.point_source = num_points, point_source
+        self.oversample_ratio, self.importance_ratio = oversample_ratio, importance_ratio
+        self.deep_supervision = deep_supervision
+
+    def forward(
+        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Weighted losses, to be summed; see :meth:`unweighted`."""
+        return {
+            name: loss * self.weights["_".join(name.split("_")[:2])]
+            for name, loss in self.unweighted(predictions, targets).items()
+        }
+
+    def unweighted(
+        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Losses in float32 before weights.
+
+        Sums are divided by means over the workers of the job, so that the average of the workers'
+        gradients is the gradient of one worker on the joined batch.
+
+        Args:
+            predictions: of the initial queries and of every layer, the last one last.
+            targets: one per image.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and the same with
+            ``_0``, ``_1`` ... appended of those before it.
+        """
+        if not self.deep_supervision:
+            predictions = predictions[-1:]
+        matches = self.matcher(predictions, targets)
+        num_queries = predictions[-1].class_logits.shape[1]
+        class_norm, mask_norm = self._normalizers(targets, num_queries)
+        losses = {}
+        with torch.autocast(predictions[-1].class_logits.device.type, enabled=False):
+            for i, (prediction, match) in enumerate(zip(predictions, matches, strict=True)):
+                suffix = "" if i == len(predictions) - 1 else f"_{i}"
+                mask, dice = self._mask_losses(prediction.mask_logits, targets, match)
+                losses[f"loss_ce{suffix}"] = (
+                    self._class_loss(prediction.class_logits, targets, match) / class_norm
+                )
+                losses[f"loss_mask{suffix}"] = mask / mask_norm
+                losses[f"loss_dice{suffix}"] = dice / mask_norm
+        return losses
+
+    def _normalizers(self, targets: Sequence[Target], num_queries: int) -> Tensor:
+        """Sum of cross-entropy's weights and number of masks, means over workers: [2]."""
+        counts = [len(target.labels) for target in targets]
+        matched = sum(min(count, num_queries) for count in counts)
+        weight = matched + self.void_weight * (num_queries * len(targets) - matched)
+        norms = torch.tensor([weight, sum(counts)], device=targets[0].labels.device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(norms)
+            norms /= comm.get_world_size()
+        return torch.stack([norms[0], norms[1].clamp(min=1)])
+
+    def _class_loss(
+        self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
+    ) -> Tensor:
+        """Weighted cross-entropy summed over all queries; unmatched ones should say void."""
+        void = logits.shape[-1] - 1
+        truth = torch.full(logits.shape[:2], void, dtype=torch.int64, device=logits.device)
+        for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
+            truth[image, match.queries] = target.labels[match.targets]
+        weight = torch.ones(void + 1, device=logits.device)
+        weight[void] = self.void_weight
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), truth.flatten(), weight, reduction="sum"
+        )
+
+    def _mask_losses(
+        self, mask_logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
+    ) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy and dice of matched masks on sampled points, summed over masks."""
+        logits = torch.cat(
+            [m[match.queries] for m, match in zip(mask_logits, matches, strict=True)]
+        )
+        truth = torch.cat(
+            [t.masks[match.targets] for t, match in zip(targets, matches, strict=True)]
+        )
+        logits = logits.float()
+        with torch.no_grad():
+            points = self._choose_points(logits)
+            truth = sample_at(truth, points)
+        logits = sample_at(logits, points)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        return cross_entropy.mean(dim=1).sum(), dice_loss(logits, truth).sum()
+
+    def _choose_points(self, logits: Tensor) -> Tensor:
+        """Points for each of n masks (PointRend, section 3.1): [n, H, W] -> [n, P, 2]."""
+        count, device = len(logits), logits.device
+        num_uncertain = int(self.importance_ratio * self.num_points)
+        num_candidates = int(self.oversample_ratio * self.num_points)
+        points = self.point_source(count, self.num_points - num_uncertain, device)
+        if not num_uncertain:
+            return points
+        candidates = self.point_source(count, num_candidates, device)
+        uncertainty = -sample_at(logits, candidates).abs()
+        index = uncertainty.topk(num_uncertain, dim=1).indices
+        uncertain = candidates.gather(1, index[..., None].expand(-1, -1, 2))
+        return torch.cat([uncertain, points], dim=1)
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Dice loss of each pair, with 1 added above and below: [n, P] and [n, P] -> [n]."""
+    probability = logits.sigmoid()
+    total = probability.sum(dim=1) + truth.sum(dim=1)
+    return 1 - (2 * (probability * truth).sum(dim=1) + 1) / (total + 1)

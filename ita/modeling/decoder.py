@@ -1,0 +1,213 @@
+"""Progressive feature decoder: image-text aggregation (paper section 3.5; design section 5)."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+
+from ita.modeling.layers import MLP, Attention, FeedForward, sine_position, xavier_matrices
+from ita.modeling.vocabulary import Classifier, class_logits
+
+
+class Prediction(NamedTuple):
+    """What one prediction head call says of B images and Q queries.
+
+    Attributes:
+        class_logits: [B, Q, C + 1], void last.
+        mask_logits: [B, Q, H / 4, W / 4].
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention between queries if asked for, feed-forward."""
+
+    def __init__(self, width: int, num_heads: int, ffn_dim: int, self_attention: bool) -> None:
+        super().__init__()
+        self.cross_attention = Attention(width, num_heads)
+        self.self_attention = Attention(width, num_heads) if self_attention else None
+        self.feed_forward = FeedForward(width, ffn_dim)
+
+    def forward(
+        self, queries: Tensor, query_position: Tensor, key: Tensor, value: Tensor, allowed: Tensor
+    ) -> Tensor:
+        """Update queries [B, Q, h] from one level's keys and values [B, S, h].
+
+        Args:
+            query_position: [Q, h], added to queries (and keys of self-attention), never to values.
+            allowed: [B, Q, S] bool.
+        """
+        queries = self.cross_attention(queries, key, value, query_position, allowed)
+        if self.self_attention is not None:
+            key = queries + query_position
+            queries = self.self_attention(queries, key, queries, query_position)
+        return self.feed_forward(queries)
+
+
+class PredictionHead(nn.Module):
+    """Masks and classes of queries; one head serves the initial queries and every layer.
+
+    Args:
+        hidden_dim: width of queries.
+        mask_dim: width of the mask features.
+        text_dim: width of the text features, D.
+    """
+
+    def __init__(self, hidden_dim: int, mask_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_dim)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
+        self.region_proj = nn.Sequential(nn.LayerNorm(mask_dim), nn.Linear(mask_dim, hidden_dim))
+        self.class_embed = MLP(hidden_dim, hidden_dim, text_dim, 3)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def forward(self, queries: Tensor, mask_features: Tensor, classifier: Classifier) -> Prediction:
+        """Predict from queries [B, Q, h] and mask features [B, mask, H / 4, W / 4]."""
+        x = self.norm(queries)
+        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+        region = self.region_proj(mean_over_masks(mask_features, mask_logits))
+        embedding = self.class_embed(region + x)
+        return Prediction(class_logits(embedding, classifier, self.logit_scale), mask_logits)
+
+
+class Decoder(nn.Module):
+    """The progressive decoder: dominant-category and learned queries to masks and classes.
+
+    Args:
+        in_dim: width of the three feature levels.
+        mask_dim: width of the mask features.
+        text_dim: width of the text features, D.
+        hidden_dim: width of queries, h, a multiple of ``num_heads``.
+        num_queries: learned queries, L.
+        num_dominant: dominant-category queries at most, K.
+        num_layers: decoder layers; there is one prediction more than layers.
+        num_heads: attention heads.
+        ffn_dim: width of the feed-forward networks.
+        self_attention: whether queries attend to each other.
+        num_levels: feature levels.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        mask_dim: int,
+        text_dim: int,
+        hidden_dim: int = 256,
+        num_queries: int = 180,
+        num_dominant: int = 20,
+        num_layers: int = 9,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        self_attention: bool = False,
+        num_levels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.num_queries, self.num_dominant = num_queries, num_dominant
+        self.query_feature = nn.Embedding(num_queries, hidden_dim)
+        self.query_position = nn.Embedding(num_dominant + num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(num_levels, hidden_dim)
+        self.input_proj = nn.ModuleList(
+            nn.Identity() if in_dim == hidden_dim else nn.Conv2d(in_dim, hidden_dim, 1)
+            for _ in range(num_levels)
+        )
+        for projection in self.input_proj:
+            if isinstance(projection, nn.Conv2d):
+                c2_xavier_fill(projection)
+        self.layers = nn.ModuleList(
+            DecoderLayer(hidden_dim, num_heads, ffn_dim, self_attention) for _ in range(num_layers)
+        )
+        self.head = PredictionHead(hidden_dim, mask_dim, text_dim)
+        xavier_matrices(self.layers)
+
+    def forward(
+        self,
+        levels: Sequence[Tensor],
+        mask_features: Tensor,
+        classifier: Classifier,
+        dominant: Tensor | None = None,
+    ) -> list[Prediction]:
+        """Decode.
+
+        Args:
+            levels: [B, in_dim, h, w] each, coarse to fine; layer i attends level i mod 3.
+            mask_features: [B, mask_dim, H / 4, W / 4].
+            classifier: the text classifier of the vocabulary in use.
+            dominant: [B, K', h] dominant-category queries, K' <= K; None: none.
+
+        Returns:
+            A prediction of the initial queries and one after each layer, the last one last.
+        """
+        queries, position = self._initial_queries(len(mask_features), dominant)
+        keys, values, sizes = self._keys_and_values(levels)
+        predictions = [self.head(queries, mask_features, classifier)]
+        for i, layer in enumerate(self.layers):
+            level = i % len(levels)
+            allowed = attention_mask(predictions[-1].mask_logits, sizes[level])
+            queries = layer(queries, position, keys[level], values[level], allowed)
+            predictions.append(self.head(queries, mask_features, classifier))
+        return predictions
+
+    def _initial_queries(self, batch: int, dominant: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries [B, K' + L, h], dominant ones first, and their position rows [K' + L, h]."""
+        queries = self.query_feature.weight.expand(batch, -1, -1)
+        position = self.query_position.weight
+        present = 0 if dominant is None else dominant.shape[1]
+        if dominant is not None:
+            queries = torch.cat([dominant.to(queries.dtype), queries], dim=1)
+        return queries, torch.cat([position[:present], position[self.num_dominant :]])
+
+    def _keys_and_values(
+        self, levels: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, int]]]:
+        keys, values, sizes = [], [], []
+        for feature, project, embed in zip(
+            levels, self.input_proj, self.level_embed.weight, strict=True
+        ):
+            h, w = feature.shape[-2:]
+            value = project(feature).flatten(2).transpose(1, 2) + embed
+            keys.append(value + sine_position(h, w, value.shape[-1], value.device))
+            values.append(value)
+            sizes.append((h, w))
+        return keys, values, sizes
+
+
+def mean_over_masks(features: Tensor, mask_logits: Tensor) -> Tensor:
+    """Mean feature where a mask's logit is positive, without gradient through the mask.
+
+    In float32 also under mixed precision: the area of a mask exceeds what float16 holds.
+
+    Args:
+        features: [B, C, H, W].
+        mask_logits: [B, Q, H, W].
+
+    Returns:
+        [B, Q, C]; zeros for an empty mask.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        mask = (mask_logits.detach() > 0).to(torch.float32)
+        area = mask.sum(dim=(-2, -1)) + 1e-8
+        return torch.einsum("bchw,bqhw->bqc", features.float(), mask) / area[..., None]
+
+
+@torch.no_grad()
+def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the next layer's cross-attention may look (Mask2Former, section 3.2.1).
+
+    Args:
+        mask_logits: [B, Q, H, W] of the prediction before.
+        size: (h, w) of the level attended.
+
+    Returns:
+        [B, Q, h * w] bool: the mask's probability is at least one half; a query whose mask is
+        empty there may look everywhere.
+    """
+    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+    allowed = resized.flatten(2).sigmoid() >= 0.5
+    return allowed | ~allowed.any(dim=-1, keepdim=True)

@@ -1,0 +1,107 @@
+"""Dominant category unearthing (paper section 3.3; design section 3).
+
+The classes most likely in the image, by cosine of text features with the image's embedding,
+become the decoder's first queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ita.modeling.vocabulary import MAX_LOGIT_SCALE
+
+# Stands for whatever no name of the vocabulary covers.
+OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The names that may be found dominant: every synonym of a vocabulary in order, and "other".
+
+    Attributes:
+        names: M names.
+        ranking: [M, D] unit text features that are compared with the image.
+        queries: [M, D] text features that become queries.
+    """
+
+    names: tuple[str, ...]
+    ranking: Tensor
+    queries: Tensor
+
+
+class Ranking(NamedTuple):
+    """The dominant categories of B images, best first.
+
+    Attributes:
+        index: [B, K'] into the candidates.
+        probability: [B, K'], softmax over all candidates with CLIP's scale; for reports.
+    """
+
+    index: Tensor
+    probability: Tensor
+
+
+class DominantCategories(nn.Module):
+    """Chooses the top-K candidates of each image and maps their text features to queries.
+
+    Args:
+        text_dim: width of the text features, D.
+        hidden_dim: width of queries, h.
+        num_dominant: K, at least 1.
+    """
+
+    def __init__(self, text_dim: int, hidden_dim: int, num_dominant: int) -> None:
+        super().__init__()
+        self.num_dominant = num_dominant
+        self.projection = nn.Linear(text_dim, hidden_dim, bias=False)
+        nn.init.normal_(self.projection.weight)
+
+    def forward(self, image_embedding: Tensor, candidates: Candidates) -> Tensor:
+        """Queries of the dominant categories.
+
+        Args:
+            image_embedding: [B, D], F_cv, of any length.
+            candidates: M names.
+
+        Returns:
+            [B, K', h] with K' = min(K, M), the most likely category first.
+        """
+        index = self.rank(image_embedding, candidates).index
+        return self.projection(candidates.queries[index])
+
+    @torch.no_grad()
+    def rank(
+        self, image_embedding: Tensor, candidates: Candidates, logit_scale: float = MAX_LOGIT_SCALE
+    ) -> Ranking:
+        """Order candidates by cosine with the image, ties in list order, and keep the first K."""
+        with torch.autocast(image_embedding.device.type, enabled=False):
+            image = F.normalize(image_embedding.float(), dim=-1)
+            cosine = image @ candidates.ranking.T
+            order = cosine.sort(dim=-1, descending=True, stable=True)
+            probability = (logit_scale * order.values).softmax(dim=-1)
+        kept = slice(min(self.num_dominant, len(candidates.names)))
+        return Ranking(order.indices[:, kept], probability[:, kept])
+
+
+def valid_fraction(
+    valid_sizes: Sequence[tuple[int, int]], grid: tuple[int, int], stride: int, device: torch.device
+) -> Tensor:
+    """How much of each cell of a stride-``stride`` grid is image rather than padding.
+
+    Args:
+        valid_sizes: (height, width) in pixels of each image inside its padded frame, top left.
+        grid: (h, w) in cells.
+
+    Returns:
+        [B, h, w] in 0-1.
+    """
+    size = torch.tensor(valid_sizes, device=device, dtype=torch.float32) / stride
+
+    def along(length: Tensor, cells: int) -> Tensor:
+        return (length[:, None] - torch.arange(cells, device=device)).clamp(0, 1)
+
+    return along(size[:, 0], grid[0])[:, :, None] * along(size[:, 1], grid[1])[:, None]

@@ -1,0 +1,123 @@
+"""Bipartite matching of queries and target masks (Mask2Former, section 3.3; design section 6)."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from ita.modeling.decoder import Prediction
+
+# (sets, points, device) -> [sets, points, 2] places, x and y in 0-1.
+PointSource = Callable[[int, int, torch.device], Tensor]
+
+
+class Target(NamedTuple):
+    """What is truly in one image.
+
+    Attributes:
+        labels: [M] int64 class ids.
+        masks: [M, H, W] float32 in 0-1, at the padded size of the batch.
+    """
+
+    labels: Tensor
+    masks: Tensor
+
+
+class Match(NamedTuple):
+    """Matched pairs of one image: query index [m] and target index [m], int64."""
+
+    queries: Tensor
+    targets: Tensor
+
+
+def uniform_points(sets: int, points: int, device: torch.device) -> Tensor:
+    """Uniformly random places."""
+    return torch.rand(sets, points, 2, device=device)
+
+
+def sample_at(images: Tensor, points: Tensor) -> Tensor:
+    """Bilinear samples: images [N, H, W] at points [N, P, 2] in 0-1 -> [N, P]."""
+    grid = 2 * points[:, :, None] - 1
+    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0, :, 0]
+
+
+class HungarianMatcher(nn.Module):
+    """Cheapest one-to-one assignment of targets to queries.
+
+    Args:
+        class_weight: weight of the negative probability of the target's class.
+        mask_weight: weight of binary cross-entropy, a mean over points.
+        dice_weight: weight of the dice loss.
+        num_points: points per mask.
+        point_source: where points come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        num_points: int = 12544,
+        point_source: PointSource = uniform_points,
+    ) -> None:
+        super().__init__()
+        self.class_weight, self.mask_weight, self.dice_weight = (
+            class_weight,
+            mask_weight,
+            dice_weight,
+        )
+        self.num_points, self.point_source = num_points, point_source
+
+    @torch.no_grad()
+    def forward(
+        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+    ) -> list[list[Match]]:
+        """Match every prediction with every image's targets, in float32.
+
+        Returns:
+            For each prediction, for each image, its match; min(Q, M) pairs, by query index.
+        """
+        device = predictions[0].class_logits.device
+        with torch.autocast(device.type, enabled=False):
+            costs = [
+                self._cost(prediction, image, target)
+                for prediction in predictions
+                for image, target in enumerate(targets)
+            ]
+        # One transfer for all of them: waiting for the GPU once is enough.
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu().split([c.numel() for c in costs])
+        matches = [
+            Match(*(torch.as_tensor(i, device=device) for i in linear_sum_assignment(c.view(s))))
+            for c, s in zip(flat, (cost.shape for cost in costs), strict=True)
+        ]
+        return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]
+
+    def _cost(self, prediction: Prediction, image: int, target: Target) -> Tensor:
+        """Cost of every pair of one image, [Q, M]."""
+        mask_logits = prediction.mask_logits[image].float()
+        points = self.point_source(1, self.num_points, mask_logits.device)
+        logits = sample_at(mask_logits, points.expand(len(mask_logits), -1, -1))
+        truth = sample_at(target.masks, points.expand(len(target.masks), -1, -1))
+        probability = prediction.class_logits[image].float().softmax(dim=-1)
+        return (
+            self.class_weight * -probability[:, target.labels]
+            + self.mask_weight * pairwise_cross_entropy(logits, truth)
+            + self.dice_weight * pairwise_dice(logits, truth)
+        )
+
+
+def pairwise_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean binary cross-entropy of every pair: logits [Q, P], truth [M, P] in 0-1 -> [Q, M]."""
+    points = logits.shape[1]
+    return (F.softplus(-logits) @ truth.T + F.softplus(logits) @ (1 - truth).T) / points
+
+
+def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """Dice loss of every pair: logits [Q, P], truth [M, P] in 0-1 -> [Q, M]."""
+    probability = logits.sigmoid()
+    total = probability.sum(dim=1)[:, None] + truth.sum(dim=1)
+    return 1 - (2 * probability @ truth.T + 1) / (total + 1)
