@@ -1,0 +1,220 @@
+"""From a record to what the model takes: one mapper for training, one for inference."""
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ita.data.reading import load_semantic_label, read_image, read_segment_index
+from ita.errors import UserError
+
+# Gray that pads images before normalization (design section 6).
+PAD_VALUE = 128
+FLIPS = ("horizontal", "none")
+
+
+class TrainingMapper:
+    """Reads and augments an image with its targets, for panoptic and semantic records alike.
+
+    In order: random flip, large-scale jitter, crop or pad to a square (design section 6). Crowd
+    segments are no targets. Segments that the crop cuts away stay as empty ones; of a semantic
+    label map the classes in the crop are the targets.
+
+    Attributes:
+        num_skipped: process-shared count of images without a single usable pixel.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        *,
+        image_size: int,
+        min_scale: float,
+        max_scale: float,
+        flip: str = "horizontal",
+    ) -> None:
+        """Prepare the augmentation.
+
+        Args:
+            metadata: of the data set that the records come from.
+            image_size: S, height and width of the result, in pixels.
+            min_scale: least size of the image before the crop, relative to ``image_size``.
+            max_scale: greatest one; the two equal to 1 and no flip: nothing is random.
+            flip: "horizontal" (every second image) or "none".
+        """
+        if flip not in FLIPS:
+            raise UserError(f"flip is {flip!r}; it can be {' or '.join(map(repr, FLIPS))}")
+        if image_size < 1 or not 0 < min_scale <= max_scale:
+            raise UserError(
+                f"image size {image_size} and scales {min_scale} to {max_scale}: sizes must be "
+                "positive and the least scale not above the greatest"
+            )
+        self.metadata = metadata
+        self.image_size = image_size
+        self.num_skipped = multiprocessing.Value("q", 0)
+        self._flip_and_resize = T.AugmentationList(
+            [
+                T.RandomFlip(prob=0.5 if flip == "horizontal" else 0.0),
+                _LargeScaleJitter(min_scale, max_scale, image_size, image_size),
+            ]
+        )
+        # 255 is void in label maps of 8 bits; two such bytes are void in those of 16.
+        self._crop_or_pad = T.FixedSizeCrop(
+            (image_size, image_size), pad=True, pad_value=PAD_VALUE, seg_pad_value=255
+        )
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Map a record of the data set.
+
+        Returns:
+            None if all of the image is void or crowd, else a dict of
+
+            - ``image``: uint8 [3, S, S] RGB, the image at the top left, padded with 128.
+            - ``valid_size``: (height, width) of the image without its padding.
+            - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` bool [M, S, S]; padding is in no
+              mask.
+            - ``height``, ``width``: of the file; ``file_name``, ``image_id``.
+
+        Raises:
+            UserError: a file that cannot be read, an image of another size than its record or its
+                labels say, or a label that is no class.
+        """
+        image = read_image(record["file_name"])
+        height, width = image.shape[:2]
+        labels, classes = self._targets(record)
+        _check_size(record, (height, width), labels.shape)
+        if (labels == _void(labels)).all():
+            with self.num_skipped.get_lock():
+                self.num_skipped.value += 1
+            return None
+        inputs = T.AugInput(image)
+        transforms = self._flip_and_resize(inputs)
+        valid_size = tuple(min(side, self.image_size) for side in inputs.image.shape[:2])
+        transforms = transforms + self._crop_or_pad(inputs)
+        labels = _transform_labels(transforms, labels)
+        if "pan_seg_file_name" not in record:
+            classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
+            classes = classes[classes != _void(labels)]
+            labels = _relabel(labels, classes)
+        instances = Instances(labels.shape)
+        instances.gt_classes = torch.as_tensor(np.asarray(classes, np.int64))
+        instances.gt_masks = label_masks(labels, len(classes))
+        return {
+            "image": _to_tensor(inputs.image),
+            "valid_size": valid_size,
+            "instances": instances,
+            "height": height,
+            "width": width,
+            "file_name": record["file_name"],
+            "image_id": record["image_id"],
+        }
+
+    def _targets(self, record: Mapping[str, Any]) -> tuple[np.ndarray, Sequence[int]]:
+        """A compact label map (see :func:`_compact`) and the class of each of its values."""
+        if "pan_seg_file_name" in record:
+            segments = record["segments_info"]
+            kept = [i for i, segment in enumerate(segments) if not segment["iscrowd"]]
+            classes = [segments[i]["category_id"] for i in kept]
+            return _relabel(read_segment_index(record), kept), classes
+        labels = load_semantic_label(record, self.metadata)
+        classes = range(len(self.metadata.class_list))
+        return _relabel(labels, classes), classes
+
+
+class InferenceMapper:
+    """Reads an image and resizes it for the test; annotations stay as the record has them."""
+
+    def __init__(self, *, min_size: int, max_size: int) -> None:
+        """Prepare the resizing (design section 7).
+
+        Args:
+            min_size: the shorter side after resizing, in pixels.
+            max_size: the most that the longer side may have; it takes precedence.
+        """
+        self._resize = T.ResizeShortestEdge(min_size, max_size)
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Map a record of the data set, or a bare ``{"file_name": path}``.
+
+        Returns:
+            The record with ``image``, uint8 [3, h, w] RGB resized for the test, and ``height`` and
+            ``width`` of the file, which are the size of the output.
+
+        Raises:
+            UserError: an image that cannot be read, or one of another size than its record says.
+        """
+        image = read_image(record["file_name"])
+        _check_size(record, image.shape[:2])
+        resized = self._resize.get_transform(image).apply_image(image)
+        height, width = image.shape[:2]
+        return {**record, "image": _to_tensor(resized), "height": height, "width": width}
+
+
+def label_masks(labels: np.ndarray, count: int) -> Tensor:
+    """The mask of each label 0 ... count-1: bool [count, H, W] from [H, W]."""
+    masks = torch.zeros(count, labels.size, dtype=torch.bool)
+    pixels = np.flatnonzero(labels < count)
+    masks.numpy()[labels.reshape(-1)[pixels], pixels] = True
+    return masks.view(count, *labels.shape)
+
+
+class _LargeScaleJitter(T.ResizeScale):
+    """Detectron2's, which can shrink a very long or small image to no pixels at all."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        resize = super().get_transform(image)
+        height, width = max(resize.new_h, 1), max(resize.new_w, 1)
+        return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
+
+
+def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:
+    """Number the kept labels 0, 1, ... in order; all others become void.
+
+    Returns:
+        [H, W] of 8 bits if they are enough, else 16. Void is the greatest value.
+    """
+    dtype = np.uint8 if len(kept) < np.iinfo(np.uint8).max else np.uint16
+    # One row more than there are labels: -1, unlabelled, finds void at the end.
+    table = np.full(int(labels.max()) + 2, np.iinfo(dtype).max, dtype)
+    kept = np.asarray(kept, np.int64)
+    present = kept < len(table) - 1
+    table[kept[present]] = np.flatnonzero(present)
+    return table[labels]
+
+
+def _void(labels: np.ndarray) -> int:
+    return int(np.iinfo(labels.dtype).max)
+
+
+def _transform_labels(transforms: T.TransformList, labels: np.ndarray) -> np.ndarray:
+    """Transform a compact label map.
+
+    Detectron2 resizes 8 bits by PIL, as it does images, but more bits by another rule that shifts
+    them by up to half a pixel; so 16 bits go byte by byte.
+    """
+    if labels.dtype == np.uint8:
+        return transforms.apply_segmentation(labels)
+    low = transforms.apply_segmentation((labels & 255).astype(np.uint8))
+    high = transforms.apply_segmentation((labels >> 8).astype(np.uint8))
+    return low | high.astype(np.uint16) << 8
+
+
+def _check_size(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
+    """Compare (height, width) of the files with each other and with the record."""
+    path = record["file_name"]
+    expected = (record.get("height", shapes[0][0]), record.get("width", shapes[0][1]))
+    if shapes[0] != expected:
+        raise UserError(f"{path} is {shapes[0][::-1]} (width, height), not {expected[::-1]}")
+    for shape in shapes[1:]:
+        if shape != expected:
+            raise UserError(f"{path} is {expected[::-1]} (width, height), its labels {shape[::-1]}")
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))

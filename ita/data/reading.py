@@ -1,0 +1,122 @@
+"""Images and label maps from files, with errors that name the file."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.data import detection_utils as utils
+from PIL import Image
+
+from ita.errors import UserError
+
+# Label values of 8 and 16 bit PNGs; images hold nothing above.
+MAX_LABEL_VALUES = 1 << 16
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image as uint8 [H, W, 3] RGB, turned as its EXIF orientation says.
+
+    Raises:
+        UserError: no such file, or not an image that can be decoded.
+    """
+    with _naming(path, "image"):
+        return utils.read_image(path, format="RGB")
+
+
+def read_label_values(path: str) -> np.ndarray:
+    """Read the values of a label PNG as integers [H, W]: grayscale of 8 or 16 bits, or palette.
+
+    Raises:
+        UserError: no such file, not decodable, or a color image.
+    """
+    with _naming(path, "label map"), Image.open(path) as image:
+        values = np.asarray(image)
+    if values.ndim != 2:
+        raise UserError(f"{path} is a color image, not a label map with one value per pixel")
+    return values
+
+
+def read_panoptic_ids(path: str) -> np.ndarray:
+    """Read a COCO panoptic PNG as segment ids int64 [H, W]: R + 256 G + 256² B, 0 unlabelled.
+
+    Raises:
+        UserError: no such file, not decodable, or not a color image.
+    """
+    with _naming(path, "panoptic PNG"), Image.open(path) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise UserError(f"{path} is not a panoptic PNG: segment ids are RGB colors")
+        color = np.asarray(image.convert("RGB")).astype(np.int64)
+    return color[..., 0] + (color[..., 1] << 8) + (color[..., 2] << 16)
+
+
+def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
+    """Read a record's panoptic PNG as positions in its ``segments_info``.
+
+    Returns:
+        int64 [H, W]; -1 where unlabelled.
+
+    Raises:
+        UserError: see :func:`read_panoptic_ids`; also an id that ``segments_info`` lacks.
+    """
+    path = record["pan_seg_file_name"]
+    ids = read_panoptic_ids(path)
+    known = np.array([0, *(segment["id"] for segment in record["segments_info"])])
+    order = np.argsort(known)
+    position = np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)
+    index = order[position]
+    unknown = known[index] != ids
+    if unknown.any():
+        raise UserError(f"{path}: segment id {ids[unknown][0]} is not in the panoptic json")
+    return index - 1
+
+
+def load_semantic_label(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray:
+    """The true class of every pixel of a record.
+
+    It is read from the semantic PNG, or else made from all segments of the panoptic one, crowd
+    segments included.
+
+    Args:
+        record: a record of the data set.
+        metadata: the data set's metadata (``label_ids``, ``ignored_label_values``, ...).
+
+    Returns:
+        int64 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
+
+    Raises:
+        UserError: a file that cannot be read (its path), or a label value that is neither a class
+            nor declared as ignored (path, value).
+    """
+    if "sem_seg_file_name" in record:
+        return _semantic_png(record["sem_seg_file_name"], metadata)
+    classes = [segment["category_id"] for segment in record["segments_info"]]
+    return np.array([*classes, metadata.ignore_label], np.int64)[read_segment_index(record)]
+
+
+def _semantic_png(path: str, metadata: Metadata) -> np.ndarray:
+    values = read_label_values(path)
+    table = np.full(MAX_LABEL_VALUES, -1, np.int64)
+    table[list(metadata.ignored_label_values)] = metadata.ignore_label
+    table[list(metadata.label_ids)] = np.arange(len(metadata.label_ids))
+    in_table = (values >= 0) & (values < MAX_LABEL_VALUES)
+    labels = table[np.where(in_table, values, 0)]
+    outside = (labels < 0) | ~in_table
+    if outside.any():
+        raise UserError(
+            f"{path}: label {values[outside][0]} is outside the class list "
+            f"{metadata.class_list.name} of {len(metadata.class_list)} classes"
+        )
+    return labels
+
+
+@contextmanager
+def _naming(path: str, what: str) -> Iterator[None]:
+    """Turn whatever PIL raises on a bad file into one line with its path."""
+    try:
+        yield
+    # PIL raises SyntaxError for a broken PNG, ValueError or EOFError for others.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot read {what} {path}: {reason}") from error
