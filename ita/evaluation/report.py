@@ -1,0 +1,134 @@
+"""Results as a table for the terminal and as JSON."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ita.evaluation.files import write_atomically
+from ita.evaluation.semantic import class_key
+
+# Columns of the table: title, task, metric.
+COLUMNS = (
+    ("mIoU", "sem_seg", "mIoU"),
+    ("fwIoU", "sem_seg", "fwIoU"),
+    ("mACC", "sem_seg", "mACC"),
+    ("pACC", "sem_seg", "pACC"),
+    ("PQ", "panoptic_seg", "PQ"),
+    ("SQ", "panoptic_seg", "SQ"),
+    ("RQ", "panoptic_seg", "RQ"),
+    ("AP", "segm", "AP"),
+    ("AP50", "segm", "AP50"),
+)
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def format_table(results: Mapping[str, Results]) -> str:
+    """Table with a row per data set: class list, images, and the metrics that some set has.
+
+    Args:
+        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
+    """
+    columns = [c for c in COLUMNS if any(c[2] in r.get(c[1], {}) for r in results.values())]
+    rows = [["data set", "class list", "images", *(title for title, _, _ in columns)]]
+    for name, result in results.items():
+        info = result.get("info", {})
+        row = [name, os.path.basename(info.get("class_list", "")) or "-"]
+        row.append(str(info.get("images", "-")))
+        row += [_percent(result.get(task, {}).get(metric)) for _, task, metric in columns]
+        rows.append(row)
+    return _align(rows, left=2)
+
+
+def format_class_table(class_names: Iterable[str], result: Results, columns: int = 3) -> str:
+    """Table of the IoU of every class that occurs, ordered by class id from top to bottom.
+
+    Args:
+        class_names: the class list's names.
+        result: one data set's results.
+        columns: how many classes stand side by side.
+    """
+    metrics = result.get("sem_seg", {})
+    ious = [(i, n, metrics.get(class_key(i, n), math.nan)) for i, n in enumerate(class_names)]
+    cells = [[str(i), _shorten(n), _percent(iou)] for i, n, iou in ious if not math.isnan(iou)]
+    height = math.ceil(len(cells) / columns)
+    header = ["id", "class", "IoU"] * min(columns, len(cells))
+    rows = [list(chain.from_iterable(cells[r::height])) for r in range(height)]
+    rows = [row + [""] * (len(header) - len(row)) for row in rows]
+    return _align([header, *rows], left=0, left_titles=("class",)) if cells else "no class occurs"
+
+
+def scalars(result: Results) -> dict[str, float]:
+    """Flatten one data set's results to {"task/metric": value}, for TensorBoard.
+
+    Per class values and what is no number (NaN) are left out.
+    """
+    return {
+        f"{task}/{metric}": value
+        for task, metrics in result.items()
+        for metric, value in metrics.items()
+        if task != "info" and not metric.startswith("IoU-") and math.isfinite(value)
+    }
+
+
+def write_results(
+    results: Mapping[str, Results], path: str | Path, *, run: Mapping[str, Any] | None = None
+) -> None:
+    """Write results as JSON, atomically; NaN becomes null.
+
+    Args:
+        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
+        path: of the JSON file.
+        run: what was run: config, weights, iteration.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "run": dict(run or {}),
+        "results": results,
+    }
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """Make a value that JSON can hold: None for NaN and infinity, Python numbers for numpy's."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def _shorten(text: str, width: int = 24) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _align(rows: list[list[str]], left: int, left_titles: tuple[str, ...] = ()) -> str:
+    """Lay out rows under their header, the first ``left`` columns and those titled so left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            to_left = i < left or rows[0][i] in left_titles
+            cells.append(cell.ljust(width) if to_left else cell.rjust(width))
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Semantic segmentation: confusion matrix, mIoU and its relatives."""
+
+import numpy as np
+import torch
+from detectron2.data import Metadata
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from ita.data import load_semantic_label
+from ita.errors import UserError
+from ita.modeling.vocabulary import ClassList
+
+
+class SemanticEvaluator(DatasetEvaluator):
+    """mIoU, fwIoU, mACC, pACC and the IoU of each class, defined as in Detectron2's evaluator.
+
+    Detectron2's own reads only 8-bit labels without a shift, fails on numpy 2 with its default
+    loader, and also computes boundary IoU and an RLE dump of every class of every image.
+    """
+
+    def __init__(self, metadata: Metadata, class_list: ClassList) -> None:
+        self._metadata = metadata
+        self._class_list = class_list
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        # Rows: true class, columns: predicted class. Ignored pixels are not in it.
+        self._confusion = np.zeros((len(self._class_list),) * 2, dtype=np.int64)
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Add images to the confusion matrix.
+
+        Args:
+            inputs: test records with the annotation fields of their data set.
+            outputs: of the model; ``sem_seg`` is [C, h, w] scores at the label's size.
+
+        Raises:
+            UserError: prediction and label differ in size, or an id is outside the class list.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            prediction = self._predicted_classes(output["sem_seg"])
+            label = load_semantic_label(record, self._metadata)
+            self._add(label_name(record), label, prediction)
+
+    def _predicted_classes(self, scores: torch.Tensor) -> np.ndarray:
+        """[C, h, w] scores on any device → [h, w] class ids on the CPU."""
+        if len(scores) != len(self._class_list):
+            raise UserError(
+                f"the model scores {len(scores)} classes, but class list {self._class_list.name} "
+                f"has {len(self._class_list)}"
+            )
+        return scores.argmax(dim=0).cpu().numpy()
+
+    def _add(self, name: str, label: np.ndarray, prediction: np.ndarray) -> None:
+        if label.shape != prediction.shape:
+            raise UserError(
+                f"{name}: the label is {_size(label)} but the prediction is {_size(prediction)}; "
+                "check that image and label belong together and the record's height and width"
+            )
+        classes = len(self._class_list)
+        valid = label != self._metadata.ignore_label
+        truth = label[valid].astype(np.int64)
+        outside = truth[(truth < 0) | (truth >= classes)]
+        if outside.size:
+            raise UserError(
+                f"{name}: label id {outside[0]} is outside class list {self._class_list.name} "
+                f"(0 to {classes - 1})"
+            )
+        pairs = truth * classes + prediction[valid]
+        counts = np.bincount(pairs, minlength=classes * classes)
+        self._confusion += counts.reshape(classes, classes)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Gather all ranks' images.
+
+        Returns:
+            {"sem_seg": metrics in percent, see ``semantic_metrics``}; None on other ranks than 0.
+        """
+        matrices = comm.gather(self._confusion)
+        if not comm.is_main_process():
+            return None
+        return {"sem_seg": semantic_metrics(sum(matrices), self._class_list.names)}
+
+
+def semantic_metrics(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Metrics in percent from a confusion matrix [C true, C predicted] of the valid pixels.
+
+    Means run over the classes that occur in the ground truth. Keys: mIoU, fwIoU (each class
+    weighted by its share of pixels), mACC, pACC, classes_present (how many classes occur), and
+    ``class_key`` of each class, NaN where it does not occur.
+    """
+    confusion = confusion.astype(np.float64)
+    correct = confusion.diagonal()
+    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    present = true > 0
+    iou = np.full(len(names), np.nan)
+    iou[present] = correct[present] / (true + predicted - correct)[present]
+    accuracy = correct[present] / true[present]
+    share = true[present] / true.sum() if present.any() else true[present]
+    metrics = {
+        "mIoU": _mean(iou[present]),
+        "fwIoU": 100 * float(iou[present] @ share) if present.any() else float("nan"),
+        "mACC": _mean(accuracy),
+        "pACC": 100 * float(correct.sum() / true.sum()) if present.any() else float("nan"),
+        "classes_present": int(present.sum()),
+    }
+    for class_id, name in enumerate(names):
+        metrics[class_key(class_id, name)] = 100 * float(iou[class_id])
+    return metrics
+
+
+def class_key(class_id: int, name: str) -> str:
+    """Result key of one class's IoU; it has the id because first names may repeat."""
+    return f"IoU-{class_id}:{name}"
+
+
+def label_name(record: dict) -> str:
+    """The file to name in an error about a record's label."""
+    return record.get("sem_seg_file_name") or record.get("pan_seg_file_name", record["file_name"])
+
+
+def _mean(values: np.ndarray) -> float:
+    return 100 * float(values.mean()) if values.size else float("nan")
+
+
+def _size(array: np.ndarray) -> str:
+    return " × ".join(map(str, array.shape)) + " (height × width)"

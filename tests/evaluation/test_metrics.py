@@ -1,0 +1,150 @@
+"""The evaluators against an independent script, Detectron2's evaluators, and known answers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+from detectron2.structures import Boxes
+from PIL import Image
+
+from ita.errors import UserError
+from ita.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
+from tests.evaluation import independent
+from tests.evaluation.scenes import (
+    ABSENT,
+    NAMES,
+    THING_IDS,
+    perfect_prediction,
+    random_prediction,
+    save_predictions,
+)
+
+
+def evaluate(evaluator, records, outputs):
+    evaluator.reset()
+    for record, output in zip(records, outputs, strict=True):
+        evaluator.process([record], [output])
+    (metrics,) = evaluator.evaluate().values()
+    return metrics
+
+
+def predictions(scenes, predict=random_prediction):
+    return [predict(record) for record in scenes.records]
+
+
+def semantic(scenes, outputs):
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+    return evaluate(evaluator, scenes.records, outputs)
+
+
+def panoptic(scenes, outputs):
+    return evaluate(PanopticEvaluator(scenes.metadata), scenes.records, outputs)
+
+
+def instance(scenes, outputs):
+    return evaluate(InstanceEvaluator(scenes.metadata), scenes.records, outputs)
+
+
+@pytest.fixture
+def saved(scenes, tmp_path):
+    save_predictions(tmp_path / "saved", scenes.records, predictions(scenes))
+    return tmp_path / "saved"
+
+
+class TestAgainstIndependentScript:
+    def test_semantic(self, scenes, saved):
+        ours = semantic(scenes, predictions(scenes))
+        theirs = independent.semantic(saved / "truth", saved / "labels", len(NAMES), 255)
+        ious = theirs.pop("IoU")
+        assert 10 < theirs["mIoU"] < 90
+        assert {k: ours[k] for k in theirs} == pytest.approx(theirs, abs=1e-6)
+        assert ours["classes_present"] == len(ious) == len(NAMES) - 1
+        for class_id, name in enumerate(NAMES):
+            expected = ious.get(class_id, math.nan)
+            value = ours[f"IoU-{class_id}:{name}"]
+            assert value == pytest.approx(expected, abs=1e-6, nan_ok=True)
+
+    def test_panoptic(self, scenes, saved):
+        ours = panoptic(scenes, predictions(scenes))
+        metadata = scenes.metadata
+        theirs = independent.panoptic(
+            metadata.panoptic_json, metadata.panoptic_root, saved / "panoptic.json", saved / "panoptic"
+        )
+        assert 10 < theirs["PQ_th"] < 90
+        assert 10 < theirs["PQ_st"] < 90
+        assert ours == pytest.approx(theirs, abs=1e-6)
+
+    def test_instance(self, scenes, saved):
+        ours = instance(scenes, predictions(scenes))
+        theirs = independent.instance(scenes.metadata.json_file, saved / "instances")
+        assert 1 < theirs["AP"] < theirs["AP50"] < 90
+        assert ours == pytest.approx(theirs, abs=1e-6, nan_ok=True)
+        assert math.isnan(ours["APl"])  # no object is larger than 96 × 96
+
+
+class TestAgainstDetectron2:
+    """On a set for which its evaluators work."""
+
+    @pytest.fixture
+    def other(self, scenes, saved):
+        """The set with label PNGs, and with things numbered 0 to 2."""
+        name = f"{scenes.name}_for_detectron2"
+        records = [
+            {**r, "sem_seg_file_name": f"{saved}/truth/{r['image_id']}.png"} for r in scenes.records
+        ]
+        DatasetCatalog.register(name, lambda: records)
+        ours = scenes.metadata
+        things = ours.thing_dataset_id_to_contiguous_id
+        MetadataCatalog.get(name).set(
+            stuff_classes=ours.stuff_classes,
+            ignore_label=ours.ignore_label,
+            json_file=ours.json_file,
+            thing_dataset_id_to_contiguous_id={c: i for i, c in enumerate(things)},
+        )
+        yield name, records
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+    def test_semantic(self, scenes, other):
+        name, records = other
+        outputs = predictions(scenes)
+
+        def load(path, dtype):
+            return np.array(Image.open(path), dtype=dtype)
+
+        theirs = evaluate(SemSegEvaluator(name, sem_seg_loading_fn=load), records, outputs)
+        ours = semantic(scenes, outputs)
+        for key in ("mIoU", "fwIoU", "mACC", "pACC"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-9)
+        assert math.isnan(ours["IoU-4:cat"])
+        assert ours["IoU-0:cat"] != theirs["IoU-cat"]  # the second cat's number hides the first's
+
+    def test_panoptic(self, scenes, tmp_path):
+        outputs = predictions(scenes)
+        ours = panoptic(scenes, outputs)
+        evaluator = COCOPanopticEvaluator(scenes.name, str(tmp_path))
+        assert ours == pytest.approx(evaluate(evaluator, scenes.records, outputs), abs=1e-9)
+
+    def test_instance(self, scenes, other):
+        name, records = other
+        ours = instance(scenes, predictions(scenes))
+        outputs = predictions(scenes)
+        for output in outputs:
+            found = output["instances"]
+            # Detectron2 does not leave out detections of stuff.
+            found = found[torch.isin(found.pred_classes, torch.tensor(THING_IDS))]
+            found.pred_classes = torch.searchsorted(torch.tensor(THING_IDS), found.pred_classes)
+            found.pred_boxes = Boxes(torch.zeros(len(found), 4))
+            output["instances"] = found
+        evaluator = COCOEvaluator(name, tasks=("segm",), use_fast_impl=False)
+        # Object ids start at 1 in files that pycocotools reads well.
+        content = evaluator._coco_api.dataset
+        for annotation in content["annotations"]:
+            annotation["id"] += 1
+        evaluator._coco_api.createIndex()
+        theirs = evaluate(evaluator, records, outputs)
+        assert ours == pytest.approx(theirs, abs=1e-9, nan_ok=True)
