@@ -10,6 +10,8 @@ from typing import Protocol
 import open_clip
 import torch
 import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -133,7 +135,7 @@ class ResNetTower:
         return grid.flatten(2).transpose(1, 2)
 
 
-class FrozenCLIP(nn.Module):
+class FrozenCLIP(Backbone):
     """A CLIP that is never trained: no gradients, always in eval mode.
 
     Args:
@@ -173,6 +175,17 @@ class FrozenCLIP(nn.Module):
     def channels(self) -> dict[str, int]:
         """Widths of res2 ... res5."""
         return self.tower.channels
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Widths and strides of res2 ... res5."""
+        return {
+            name: ShapeSpec(channels=self.channels[name], stride=STRIDES[name]) for name in STAGES
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """Heights and widths of images are multiples of this."""
+        return STRIDES["res5"]
 
     @property
     def pixel_mean(self) -> list[float]:

@@ -4,14 +4,18 @@ The classes most likely in the image, by cosine of text features with the image'
 become the decoder's first queries.
 """
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ita.errors import UserError
 from ita.modeling.vocabulary import MAX_LOGIT_SCALE
 
 # Stands for whatever no name of the vocabulary covers.
@@ -85,6 +89,39 @@ class DominantCategories(nn.Module):
             probability = (logit_scale * order.values).softmax(dim=-1)
         kept = slice(min(self.num_dominant, len(candidates.names)))
         return Ranking(order.indices[:, kept], probability[:, kept])
+
+
+def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
+    """Read a {name: feature} table such as the first release's ``category_tensor.pt``.
+
+    Args:
+        path: ``.pt`` (a dict of tensors, read without running any code) or ``.safetensors``.
+        text_dim: D, the width that features must have.
+
+    Returns:
+        [D] float32 features by name.
+
+    Raises:
+        UserError: the file is missing, unreadable or of another form or width.
+    """
+    if not path.is_file():
+        raise UserError(f"name table not found: {path} (MODEL.ITA.NAME_TABLE)")
+    try:
+        if path.suffix == ".safetensors":
+            table = load_file(path)
+        else:
+            table = torch.load(path, map_location="cpu", weights_only=True)
+        features = {name: feature.flatten().float() for name, feature in table.items()}
+    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot read name table {path}: {reason}") from error
+    for name, feature in features.items():
+        if len(feature) != text_dim:
+            raise UserError(
+                f"name table {path} has {len(feature)} numbers for {name!r}; this CLIP has "
+                f"{text_dim}"
+            )
+    return features
 
 
 def valid_fraction(

@@ -1,12 +1,82 @@
 """From predictions to semantic, panoptic and instance segmentation (design section 7)."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """What is computed at inference, and how; the config keys' meanings are in config.py."""
+
+    alpha: float = 0.4
+    beta: float = 0.8
+    ensemble_on_valid_mask: bool = False
+    semantic: bool = True
+    panoptic: bool = False
+    instance: bool = False
+    postprocess_before_inference: bool = False
+    score_threshold: float = 0.0
+    overlap_threshold: float = 0.8
+    max_instances: int = 100
+
+    @property
+    def resize_masks_first(self) -> bool:
+        """Whether mask logits, not class sums, are brought to the output size."""
+        return self.postprocess_before_inference or self.panoptic or self.instance
+
+
+def segment_image(
+    class_log_probability: Tensor,
+    mask_logits: Tensor,
+    thing_ids: Collection[int],
+    options: InferenceOptions,
+    *,
+    valid_size: tuple[int, int],
+    output_size: tuple[int, int],
+) -> dict[str, Any]:
+    """All results of one image that are switched on.
+
+    Args:
+        class_log_probability: [Q, C + 1], void last.
+        mask_logits: [Q, H, W] at the padded input size.
+        thing_ids: classes that are things.
+        options: what to compute.
+        valid_size: (h, w) of the image inside its padded frame, top left.
+        output_size: (h, w) of the results.
+
+    Returns:
+        ``sem_seg`` [C, h, w], ``panoptic_seg`` (ids [h, w], segments), ``instances``.
+    """
+    result: dict[str, Any] = {}
+    if options.resize_masks_first:
+        mask_logits = resize_to_output(mask_logits, valid_size, output_size)
+    if options.semantic:
+        scores = semantic_scores(class_log_probability, mask_logits)
+        if not options.resize_masks_first:
+            scores = resize_to_output(scores, valid_size, output_size)
+        result["sem_seg"] = scores
+    if options.panoptic:
+        result["panoptic_seg"] = panoptic_segments(
+            class_log_probability,
+            mask_logits,
+            thing_ids,
+            score_threshold=options.score_threshold,
+            overlap_threshold=options.overlap_threshold,
+        )
+    if options.instance:
+        result["instances"] = instances(
+            class_log_probability,
+            mask_logits,
+            thing_ids if options.panoptic else None,
+            max_instances=options.max_instances,
+        )
+    return result
 
 
 def geometric_ensemble(

@@ -1,5 +1,6 @@
 """Small layers that several parts share."""
 
+import itertools
 import math
 
 import torch
@@ -18,9 +19,7 @@ class MLP(nn.Module):
     def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int) -> None:
         super().__init__()
         widths = [in_width, *[hidden_width] * (num_layers - 1), out_width]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_width] -> [..., out_width]."""

@@ -22,7 +22,7 @@ PROMPTS: tuple[str, ...] = (
         for size in ("small", "medium", "large")
         for pattern in (
             "a photo of a SIZE {}.",
-            "This is a photo of a SIZE {}",
+            "This is a photo of a SIZE {}.",
             "There is a SIZE {} in the scene.",
         )
     ),
