@@ -219,6 +219,8 @@ def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
             raise UserError(f"unknown config key {key} in {source}{_did_you_mean(key, known)}")
         if isinstance(known[key], float) and isinstance(value, int):
             value = float(value)
+        if isinstance(known[key], tuple) and isinstance(value, str):
+            value = (value,)
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
