@@ -2,13 +2,10 @@
 
 import io
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -18,16 +15,12 @@ from PIL import Image
 
 from ita.errors import UserError
 
-# numpy releases the interpreter while it sorts and Pillow while it decodes, so threads do; more
-# than this many only wait for each other.
-MAX_THREADS = 8
-
 
 class PanopticEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ over all classes, things and stuff.
 
-    The definition is that of Detectron2's COCOPanopticEvaluator, which hands all predictions to
-    one rank, forks a process per core there, names predictions by the image's base name (not
+    The definition is that of Detectron2's COCOPanopticEvaluator. That one collects all predictions
+    on one rank and forks a process per core there, names predictions by the image's base name (not
     unique in nested folders), changes the model's output in place, and divides by zero on a data
     set without stuff or without things.
     """
@@ -35,74 +28,78 @@ class PanopticEvaluator(DatasetEvaluator):
     def __init__(self, metadata: Metadata) -> None:
         self._root = Path(metadata.panoptic_root)
         self._json = Path(metadata.panoptic_json)
+        self._categories, self._annotations = _read_truth(self._json)
         self._category_ids = panoptic_category_ids(metadata)
-        self._predictions: list[dict] = []
+        self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._predictions = []
+        self._counts = PQStat()
+        self._image_ids: list[int] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Keep each image's ``panoptic_seg``: (int map [h, w] with 0 = void, list of segments).
+        """Match each image's ``panoptic_seg``: an int map [h, w], 0 void, and its segments' infos.
 
-        A segment is {id, category_id} with a contiguous class id, isthing being of no matter.
+        An info is {id, category_id (a contiguous class id), ...}.
+
+        Raises:
+            UserError: the truth is missing, unreadable or of another size.
         """
         for record, output in zip(inputs, outputs, strict=True):
             segment_map, segments = output["panoptic_seg"]
-            self._predictions.append(
-                {
-                    "image_id": record["image_id"],
-                    "png": _encode_png(segment_map),
-                    "segments_info": [
-                        {"id": s["id"], "category_id": self._category_ids[s["category_id"]]}
-                        for s in segments
-                    ],
-                }
-            )
+            infos = [
+                {"id": s["id"], "category_id": self._category_ids[s["category_id"]]}
+                for s in segments
+            ]
+            prediction = Image.fromarray(id2rgb(segment_map.cpu().numpy()))
+            self._counts += self._count(record["image_id"], prediction, infos)
+            self._image_ids.append(record["image_id"])
+
+    def _count(self, image_id: int, prediction: Image.Image, infos: list[dict]) -> PQStat:
+        """Matched, missed and false segments of one image."""
+        truth = self._annotations.get(image_id)
+        if truth is None:
+            raise UserError(f"image {image_id} has no annotation in {self._json}")
+        path = self._root / truth["file_name"]
+        _check_size(path, prediction)
+        # panopticapi reads predictions from files. It prints its progress, and before it raises an
+        # exception its traceback.
+        with (
+            TemporaryDirectory(prefix="panoptic_quality_") as folder,
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            prediction.save(Path(folder) / "prediction.png")
+            pair = truth, {"file_name": "prediction.png", "segments_info": infos}
+            try:
+                return pq_compute_single_core(0, [pair], self._root, folder, self._categories)
+            except (OSError, KeyError, ValueError, SyntaxError) as error:
+                raise UserError(f"cannot compare with panoptic truth {path}: {error}") from error
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Match the segments of this rank's images, then add up all ranks' counts.
+        """Add up all ranks' counts.
 
         Returns:
             {"panoptic_seg": PQ, SQ, RQ, PQ_th, …, RQ_st in percent}, NaN where neither truth nor
             predictions have a segment; None on other ranks than 0.
 
         Raises:
-            UserError: a missing or unreadable truth, one of another size than the prediction, or
-                images of the panoptic json without a prediction.
+            UserError: the panoptic json has images for which there was no prediction.
         """
-        truth = _read_truth(self._json)
-        counts = PQStat()
-        with TemporaryDirectory(prefix="panoptic_quality_") as folder:
-            pairs = [self._pair(p, truth, Path(folder)) for p in self._predictions]
-            for part in _count_segments(pairs, self._root, folder, truth["categories"]):
-                counts += part
-        gathered = comm.gather((counts, [p["image_id"] for p in self._predictions]))
+        gathered = comm.gather((self._counts, self._image_ids))
         if not comm.is_main_process():
             return None
-        self._check_complete(truth, {i for _, image_ids in gathered for i in image_ids})
-        total = PQStat()
-        for counts, _ in gathered:
+        total, predicted = PQStat(), set()
+        for counts, image_ids in gathered:
             total += counts
-        return {"panoptic_seg": panoptic_metrics(total, truth["categories"])}
-
-    def _pair(self, prediction: dict, truth: dict, folder: Path) -> tuple[dict, dict]:
-        """Write a prediction where panopticapi reads it; its truth and its description."""
-        annotation = truth["annotations"].get(prediction["image_id"])
-        if annotation is None:
-            raise UserError(f"image {prediction['image_id']} has no annotation in {self._json}")
-        path = folder / f"{len(os.listdir(folder))}.png"
-        path.write_bytes(prediction["png"])
-        _check_size(self._root / annotation["file_name"], path)
-        return annotation, {"file_name": path.name, "segments_info": prediction["segments_info"]}
-
-    def _check_complete(self, truth: dict, predicted: set) -> None:
-        missing = [i for i in truth["annotations"] if i not in predicted]
+            predicted.update(image_ids)
+        missing = [i for i in self._annotations if i not in predicted]
         if missing:
             raise UserError(
                 f"{len(missing)} images of {self._json} have no prediction (the first: image "
                 f"{missing[0]}); are they among the data set's images?"
             )
+        return {"panoptic_seg": panoptic_metrics(total, self._categories)}
 
 
 def panoptic_category_ids(metadata: Metadata) -> dict[int, int]:
@@ -128,55 +125,26 @@ def panoptic_metrics(counts: PQStat, categories: dict[int, dict]) -> dict[str, f
     return metrics
 
 
-def _encode_png(segment_map: torch.Tensor) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(id2rgb(segment_map.cpu().numpy())).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _read_truth(path: Path) -> dict[str, dict]:
+def _read_truth(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
     """Categories by id and annotations by image id, of a COCO panoptic json."""
     try:
         content = json.loads(path.read_text())
-        return {
-            "categories": {c["id"]: c for c in content["categories"]},
-            "annotations": {a["image_id"]: a for a in content["annotations"]},
-        }
+        return (
+            {category["id"]: category for category in content["categories"]},
+            {annotation["image_id"]: annotation for annotation in content["annotations"]},
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read panoptic json {path}: {error}") from error
 
 
-def _check_size(truth: Path, prediction: Path) -> None:
-    sizes = []
-    for path in (truth, prediction):
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except OSError as error:
-            raise UserError(f"cannot read panoptic truth {path}: {error}") from error
-    if sizes[0] != sizes[1]:
+def _check_size(path: Path, prediction: Image.Image) -> None:
+    try:
+        with Image.open(path) as truth:
+            size = truth.size
+    except OSError as error:
+        raise UserError(f"cannot read panoptic truth {path}: {error}") from error
+    if size != prediction.size:
         raise UserError(
-            f"{truth} is {sizes[0][0]} × {sizes[0][1]} (width × height) but the prediction is "
-            f"{sizes[1][0]} × {sizes[1][1]}"
+            f"{path} is {size[0]} × {size[1]} (width × height), but the prediction is "
+            f"{prediction.size[0]} × {prediction.size[1]}"
         )
-
-
-def _count_segments(
-    pairs: list[tuple[dict, dict]], root: Path, folder: str, categories: dict[int, dict]
-) -> list[PQStat]:
-    """Matched, missed and false segments of (truth, prediction) pairs, a part per thread."""
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    parts = [pairs[i::threads] for i in range(threads)]
-
-    def count(part: list[tuple[dict, dict]]) -> PQStat:
-        return pq_compute_single_core(0, part, str(root), folder, categories)
-
-    with ExitStack() as stack:
-        # panopticapi prints its progress, and a traceback before it raises.
-        stack.enter_context(redirect_stdout(io.StringIO()))
-        stack.enter_context(redirect_stderr(io.StringIO()))
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        try:
-            return list(pool.map(count, parts))
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"panoptic quality with truth in {root}: {error}") from error

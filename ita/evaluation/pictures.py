@@ -22,7 +22,7 @@ from ita.modeling.vocabulary import ClassList
 # Longest side of a panel in pixels: smaller images are enlarged by a whole factor, larger reduced.
 MIN_PANEL, MAX_PANEL = 360, 800
 MARGIN = 8
-COLOR_STRENGTH = 0.65
+COLOR_STRENGTH = 0.75
 BACKGROUND, INK, FAINT_INK = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 VOID_COLOR = (40, 40, 40)
 OUTLINE_COLOR = (255, 255, 255)
@@ -213,7 +213,9 @@ def _legend_entries(panels: list[Panel], names: list[str], colors: np.ndarray) -
         if total[class_id]:
             found = [p.title for p, c in zip(panels, counts, strict=True) if c[class_id]]
             note = "" if len(found) == len(panels) else f"{found[0]} only"
-            entries.append((tuple(map(int, colors[class_id])), names[class_id], note))
+            name = names[class_id]
+            name = f"{name} ({class_id})" if names.count(name) > 1 else name
+            entries.append((tuple(map(int, colors[class_id])), name, note))
     hidden = len(entries) - MAX_LEGEND_CLASSES
     if hidden > 0:
         entries[MAX_LEGEND_CLASSES:] = [(BACKGROUND, f"and {hidden} more", "")]
@@ -227,10 +229,10 @@ def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) ->
     height, width = tiles[0][1].shape[:2]
     font = ImageFont.load_default(size=max(13, min(18, width // 32)))
     line = round(font.size * 1.5)
-    total_width = len(tiles) * (width + MARGIN) + MARGIN
     labels = [f"{name}  {note}" if note else name for _, name, note in entries]
-    column = max((font.getlength(label) for label in labels), default=0) + 2 * line
-    columns = max(1, int((total_width - 2 * MARGIN) // column))
+    column = math.ceil(max((font.getlength(label) for label in labels), default=0)) + 2 * line
+    total_width = max(len(tiles) * (width + MARGIN), column) + MARGIN
+    columns = max(1, (total_width - MARGIN) // column)
     rows = math.ceil(len(entries) / columns)
     canvas = Image.new(
         "RGB", (total_width, line + height + 2 * MARGIN + rows * line + MARGIN), BACKGROUND
@@ -242,7 +244,7 @@ def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) ->
         canvas.paste(Image.fromarray(tile), (left, line + MARGIN // 2))
     top = line + height + 2 * MARGIN
     for number, entry in enumerate(entries):
-        left = MARGIN + round(number // rows * column)
+        left = MARGIN + number // rows * column
         _draw_entry(draw, entry, left, top + number % rows * line, line, font)
     return np.asarray(canvas)
 

@@ -49,7 +49,7 @@ def write_scenes(folder, seed=0):
         (folder / part).mkdir(parents=True)
     images, annotations, objects = [], [], []
     for number in range(NUM_IMAGES):
-        image_id, size = 100 + 3 * number, (48 + 5 * number, 71 - 4 * number)
+        image_id, size = 100 + 3 * number, (78 + 5 * number, 101 - 4 * number)
         ids, segments = _draw_scene(random, number, size)
         stem = f"scene_{image_id}"
         noise = random.integers(0, 30, (*size, 3))
@@ -95,7 +95,7 @@ def _draw_scene(random, number, size):
     segments[70000] = {"category_id": CATEGORY_IDS[3], "iscrowd": 0}
     for thing in range(0 if number == 5 else 6):
         segment_id = 300 + 257 * thing
-        center, radius = random.integers(5, 40, 2), random.integers(5, 20, 2)
+        center, radius = random.integers(5, 70, 2), random.integers(5, 30, 2)
         inside = ((np.stack([rows, columns], -1) - center) / radius) ** 2
         ids[inside.sum(-1) < 1] = segment_id
         category = CATEGORY_IDS[random.choice(THING_IDS)]

@@ -1,0 +1,75 @@
+import logging
+
+import pytest
+
+from ita.errors import UserError
+from ita.evaluation import build_evaluator
+from ita.modeling.vocabulary import ClassList
+from tests.evaluation.scenes import random_prediction
+
+
+def build(scenes, tmp_path, class_list=None, **switches):
+    tasks = {"semantic": False, "panoptic": False, "instance": False, **switches}
+    class_list = class_list or scenes.class_list
+    return build_evaluator(scenes.name, class_list, output_dir=tmp_path, **tasks)
+
+
+def evaluate(evaluator, scenes):
+    evaluator.reset()
+    for record in scenes.records:
+        evaluator.process([record], [random_prediction(record)])
+    return evaluator.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("switch", "task"),
+    [("semantic", "sem_seg"), ("panoptic", "panoptic_seg"), ("instance", "segm")],
+)
+def test_only_the_tasks_asked_for(scenes, tmp_path, switch, task):
+    results = evaluate(build(scenes, tmp_path, **{switch: True}), scenes)
+    assert results.keys() == {"info", task}
+    assert results["info"] == {
+        "class_list": scenes.class_list.name,
+        "classes": 6,
+        "images": len(scenes.records),
+    }
+    assert not list(tmp_path.iterdir())
+
+
+def test_reset_forgets(scenes, tmp_path):
+    evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True, pictures=2)
+    first = evaluate(evaluator, scenes)
+    assert str(evaluate(evaluator, scenes)) == str(first)
+
+
+def test_results_name_the_list_in_use(scenes, tmp_path):
+    replacement = ClassList.from_strings("mine", ["a", "b", "c", "d", "e", "f"])
+    results = evaluate(build(scenes, tmp_path, replacement, semantic=True), scenes)
+    assert results["info"]["class_list"] == "mine"
+    assert "IoU-5:f" in results["sem_seg"]
+
+
+def test_list_of_another_length_is_an_error(scenes, tmp_path):
+    with pytest.raises(UserError, match=r"mine has 1 classes, but data set .* has 6"):
+        build(scenes, tmp_path, ClassList.from_strings("mine", ["a"]), semantic=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "task"), [("json_file", "instance AP"), ("panoptic_json", "panoptic quality")]
+)
+@pytest.mark.parametrize("gone", [True, False])
+def test_task_without_truth_is_skipped_and_said_so(scenes, tmp_path, caplog, key, task, gone):
+    if gone:
+        delattr(scenes.metadata, key)
+    else:
+        vars(scenes.metadata)[key] = "nowhere.json"
+    with caplog.at_level(logging.WARNING):
+        evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True)
+    (line,) = caplog.messages
+    assert task in line
+    assert scenes.name in line
+    assert "skipped" in line
+    skipped = {"json_file": "segm", "panoptic_json": "panoptic_seg"}[key]
+    assert evaluate(evaluator, scenes).keys() == {*("info", "sem_seg", "panoptic_seg", "segm")} - {
+        skipped
+    }

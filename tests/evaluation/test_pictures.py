@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from ita.evaluation import PicturesEvaluator, draw_picture, save_picture
+from tests.evaluation.helpers import predictions
+from tests.evaluation.scenes import perfect_prediction, random_prediction
+
+
+def colors_in(picture, title_height=30):
+    return {tuple(color) for color in picture[title_height:].reshape(-1, 3).tolist()}
+
+
+def swatches(picture, metadata):
+    """Ids of the classes whose color stands unmixed in the picture, as it does in the legend."""
+    found = colors_in(picture)
+    return {i for i, color in enumerate(metadata.stuff_colors) if tuple(color) in found}
+
+
+def test_legend_has_the_classes_of_prediction_and_truth(scenes):
+    record = scenes.records[0]
+    true = {s["category_id"] for s in record["segments_info"]}
+    perfect = draw_picture(record, perfect_prediction(record), scenes.metadata)
+    # Class 4 stands for nothing in a perfect prediction: void's pixels have to be some class.
+    assert swatches(perfect, scenes.metadata) == true | {4}
+    panoptic_only = {"panoptic_seg": perfect_prediction(record)["panoptic_seg"]}
+    picture = draw_picture(record, panoptic_only, scenes.metadata)
+    assert swatches(picture, scenes.metadata) == true
+
+
+def panels(picture, count=3):
+    """Rows of the panels that are clear of titles and legend, uint8 [60, w, 3] each."""
+    step = (picture.shape[1] - 8) // count
+    return [picture[60:120, 8 + i * step : i * step + step] for i in range(count)]
+
+
+def test_prediction_and_truth_look_alike_when_they_are(scenes):
+    record = scenes.records[2]
+    right = {"panoptic_seg": perfect_prediction(record)["panoptic_seg"]}
+    image, prediction, truth = panels(draw_picture(record, right, scenes.metadata))
+    assert (prediction == truth).all()
+    assert (image != truth).any()
+    wrong = random_prediction(record)
+    _, prediction, truth = panels(draw_picture(record, wrong, scenes.metadata))
+    assert (prediction != truth).any(axis=-1).mean() > 0.1
+
+
+def test_segments_are_outlined(scenes):
+    record = scenes.records[0]
+    prediction = perfect_prediction(record)
+    with_outlines = panels(draw_picture(record, prediction, scenes.metadata))[1]
+    del prediction["panoptic_seg"]
+    without = panels(draw_picture(record, prediction, scenes.metadata))[1]
+    changed = (with_outlines != without).any(axis=-1)
+    assert 0 < changed.mean() < 0.2
+    assert (with_outlines[changed] == 255).all()
+
+
+def test_record_without_truth_gets_two_panels(scenes):
+    record = {"file_name": scenes.records[0]["file_name"]}
+    prediction = perfect_prediction(scenes.records[0])
+    two = draw_picture(record, prediction, scenes.metadata)
+    three = draw_picture(scenes.records[0], prediction, scenes.metadata)
+    for panel, same in zip(panels(two, 2), panels(three, 3), strict=False):
+        assert (panel == same).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "panel"),
+    [
+        ((32, 128), (96, 384)),
+        ((800, 1333), (480, 800)),
+        ((427, 640), (427, 640)),
+        ((9, 2), (360, 80)),
+    ],
+)
+def test_panels_have_a_readable_size(scenes, tmp_path, size, panel):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(np.zeros((*size, 3), dtype=np.uint8)).save(path)
+    scores = torch.zeros(6, *size)
+    scores[1, :1] = 1
+    picture = draw_picture({"file_name": str(path)}, {"sem_seg": scores}, scenes.metadata)
+    black = (picture == 0).all(axis=-1)
+    assert black.any(axis=1).sum() == pytest.approx(panel[0], abs=2)
+    assert panel[1] <= black.any(axis=0).sum() <= panel[1] * 2 + 16
+    assert picture.shape[1] <= 2 * panel[1] + 250
+
+
+def test_saved_png_is_the_picture(scenes, tmp_path):
+    path = tmp_path / "new/picture.png"
+    record = scenes.records[0]
+    picture = save_picture(record, perfect_prediction(record), scenes.metadata, path)
+    assert picture.dtype == np.uint8
+    assert (np.array(Image.open(path)) == picture).all()
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_first_images_are_written_and_go_to_tensorboard(scenes, tmp_path):
+    evaluator = PicturesEvaluator(scenes.metadata, scenes.class_list, tmp_path, 2)
+    with EventStorage(start_iter=7) as storage:
+        evaluator.process(scenes.records, predictions(scenes))
+        assert evaluator.evaluate() is None
+    names = ["00_scene_100", "01_scene_103"]
+    assert sorted(p.stem for p in tmp_path.iterdir()) == names
+    for name, (tag, image, iteration) in zip(names, storage._vis_data, strict=True):
+        assert (tag, iteration) == (f"{scenes.name}/{name}", 7)
+        assert (image.transpose(1, 2, 0) == np.array(Image.open(tmp_path / f"{name}.png"))).all()

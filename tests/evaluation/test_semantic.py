@@ -1,0 +1,113 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ita.errors import UserError
+from ita.evaluation import SemanticEvaluator
+from ita.modeling.vocabulary import ClassList
+from tests.evaluation.helpers import predictions, semantic
+from tests.evaluation.scenes import ABSENT, perfect_prediction
+
+IGNORE = 65535
+
+
+def run(tmp_path, label, prediction, classes):
+    """Metrics of one image whose label PNG holds ``label``, with class ids as scores' arg max."""
+    path = tmp_path / "label.png"
+    Image.fromarray(np.array(label, dtype=np.uint16)).save(path)
+    metadata = SimpleNamespace(
+        class_list=class_list(classes),
+        ignore_label=IGNORE,
+        ignored_label_values=(IGNORE,),
+        label_ids=tuple(range(classes)),
+    )
+    evaluator = SemanticEvaluator(metadata, metadata.class_list)
+    scores = torch.nn.functional.one_hot(torch.tensor(prediction), classes).permute(2, 0, 1)
+    record = {"file_name": "image.png", "sem_seg_file_name": str(path)}
+    evaluator.process([record], [{"sem_seg": scores.float()}])
+    return evaluator.evaluate()["sem_seg"]
+
+
+def class_list(count):
+    return ClassList.from_strings("numbers", [f"class {i}" for i in range(count)])
+
+
+def test_perfect_predictions_give_100(scenes):
+    metrics = semantic(scenes, predictions(scenes, perfect_prediction))
+    absent = metrics.pop(f"IoU-{ABSENT}:cat")
+    assert math.isnan(absent)
+    assert metrics.pop("classes_present") == 5
+    assert set(metrics.values()) == {100.0}
+
+
+def test_ignored_pixels_and_classes_that_do_not_occur(tmp_path):
+    label = [[0, 0, 0, 1], [1, IGNORE, IGNORE, IGNORE]]
+    # One pixel of 0 is taken for 2, which does not occur; what is said of ignored pixels is lost.
+    prediction = [[0, 0, 2, 1], [0, 1, 1, 2]]
+    metrics = run(tmp_path, label, prediction, classes=4)
+    iou = [2 / 4, 1 / 2]
+    assert metrics["mIoU"] == pytest.approx(100 * sum(iou) / 2)
+    assert metrics["fwIoU"] == pytest.approx(100 * (3 / 5 * iou[0] + 2 / 5 * iou[1]))
+    assert metrics["mACC"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    assert metrics["pACC"] == pytest.approx(100 * 3 / 5)
+    assert metrics["classes_present"] == 2
+    assert metrics["IoU-0:class 0"] == pytest.approx(50)
+    assert math.isnan(metrics["IoU-2:class 2"])
+
+
+def test_one_class(tmp_path):
+    metrics = run(tmp_path, [[0, IGNORE], [0, 0]], [[0, 0], [0, 0]], classes=1)
+    assert metrics["mIoU"] == metrics["pACC"] == 100
+
+
+def test_more_classes_than_a_byte_holds(tmp_path):
+    label = [[0, 255, 256], [846, 846, IGNORE]]
+    prediction = [[0, 255, 0], [846, 846, 3]]
+    metrics = run(tmp_path, label, prediction, classes=847)
+    assert metrics["mIoU"] == pytest.approx(100 * (1 / 2 + 1 + 0 + 1) / 4)
+    assert metrics["classes_present"] == 4
+
+
+def test_nothing_labelled_has_no_number(tmp_path):
+    metrics = run(tmp_path, [[IGNORE, IGNORE]], [[0, 1]], classes=2)
+    assert math.isnan(metrics["mIoU"])
+    assert math.isnan(metrics["pACC"])
+
+
+def test_label_of_another_size_is_an_error_with_the_file(tmp_path):
+    with pytest.raises(UserError, match=r"label\.png.*2 × 3.*1 × 2"):
+        run(tmp_path, [[0, 0, 0], [1, 1, 1]], [[0, 1]], classes=2)
+
+
+def test_label_outside_the_list_is_an_error_with_the_file(tmp_path):
+    with pytest.raises(UserError, match=r"label\.png.* 7 "):
+        run(tmp_path, [[0, 7]], [[0, 1]], classes=2)
+
+
+def test_segment_outside_the_list_is_an_error_with_the_file(scenes):
+    record, output = scenes.records[0], perfect_prediction(scenes.records[0])
+    segment = {**record["segments_info"][0], "category_id": 6}
+    record = {**record, "segments_info": [segment, *record["segments_info"][1:]]}
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+    with pytest.raises(UserError, match=r"scene_100\.png.* 6 "):
+        evaluator.process([record], [output])
+
+
+def test_scores_of_another_list_are_an_error(scenes):
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+    with pytest.raises(UserError, match="7 classes"):
+        evaluator.process(scenes.records[:1], [{"sem_seg": torch.zeros(7, 4, 4)}])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_not_copied(tmp_path, dtype):
+    scores = torch.zeros(200, 100, 120, dtype=dtype)
+    evaluator = SemanticEvaluator(SimpleNamespace(ignore_label=IGNORE), class_list(200))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        evaluator._predicted_classes(scores)
+    allocated = sum(max(0, e.self_cpu_memory_usage) for e in profile.events())
+    assert 0 < allocated < scores.numel() * scores.element_size() / 2
