@@ -1,0 +1,121 @@
+"""Evaluation of every test set of a config in one run, each with its own vocabulary."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from torch import nn
+
+from ita.data import InferenceMapper, build_test_loader, class_list_for
+from ita.data.loaders import RecordLoader
+from ita.engine.step import matmul_dtype
+from ita.evaluation import build_evaluator, format_class_table, format_table, write_results
+from ita.modeling.vocabulary import ClassList
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A data set to evaluate on: name, vocabulary and this process's share of the images."""
+
+    __test__ = False  # for pytest, which takes the name for a test's
+
+    name: str
+    class_list: ClassList
+    loader: RecordLoader
+
+
+def load_test_sets(cfg: CfgNode) -> list[TestSet]:
+    """Everything that ``DATASETS.TEST`` names, with the class lists of ``TEST_VOCABULARY``.
+
+    Raises:
+        UserError: a set that is not there, or a class list that does not fit its set.
+    """
+    names = cfg.DATASETS.TEST
+    files = tuple(cfg.DATASETS.TEST_VOCABULARY) or ("",)
+    files = files * len(names) if len(files) == 1 else files
+    class_lists = [class_list_for(name, file) for name, file in zip(names, files, strict=True)]
+    mapper = InferenceMapper(min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
+    return [
+        TestSet(
+            name,
+            class_list,
+            build_test_loader(name, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS),
+        )
+        for name, class_list in zip(names, class_lists, strict=True)
+    ]
+
+
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    test_sets: list[TestSet] | None = None,
+    *,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Evaluate on every test set, log a table and write ``OUTPUT_DIR/results.json``.
+
+    The model computes in float32 unless ``SOLVER.AMP.ENABLED`` is on and it is on a GPU. Its
+    vocabulary and its mode are afterwards what they were before. Every process calls this.
+
+    Args:
+        cfg: the run's config.
+        model: not wrapped for data parallelism.
+        test_sets: those of the config, if they are loaded already.
+        run: what is noted beside the results, such as the iteration.
+
+    Returns:
+        Data set -> task -> metrics (see ``build_evaluator``), empty except on rank 0.
+    """
+    results = {}
+    for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
+        results[test_set.name] = _evaluate_one(cfg, model, test_set)
+    if not comm.is_main_process():
+        return {}
+    if results:
+        logger.info("Results\n%s", format_table(results))
+        path = Path(cfg.OUTPUT_DIR, "results.json")
+        write_results(results, path, run={"weights": cfg.MODEL.WEIGHTS, **(run or {})})
+        logger.info("Results with those of each class: %s", path)
+    return results
+
+
+def _evaluate_one(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> dict[str, dict[str, Any]]:
+    options = cfg.MODEL.MASK_FORMER.TEST
+    evaluator = build_evaluator(
+        test_set.name,
+        test_set.class_list,
+        semantic=options.SEMANTIC_ON,
+        panoptic=options.PANOPTIC_ON,
+        instance=options.INSTANCE_ON,
+        output_dir=cfg.OUTPUT_DIR,
+        pictures=cfg.TEST.NUM_PICTURES,
+    )
+    device = torch.device(cfg.MODEL.DEVICE)
+    mixed = cfg.SOLVER.AMP.ENABLED and device.type == "cuda"
+    dtype = matmul_dtype(mixed, cfg.SOLVER.AMP.DTYPE, device)
+    logger.info(
+        "Evaluating %d images of %s with class list %s in %s",
+        test_set.loader.num_images,
+        test_set.name,
+        test_set.class_list.name,
+        dtype,
+    )
+    thing_ids = MetadataCatalog.get(test_set.name).thing_ids
+    with (
+        model.use_vocabulary(test_set.class_list, thing_ids),
+        torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
+    ):
+        results = inference_on_dataset(model, test_set.loader, evaluator)
+    if comm.is_main_process() and "sem_seg" in results:
+        table = format_class_table(test_set.class_list.names, results)
+        logger.info("IoU of the classes of %s\n%s", test_set.name, table)
+    return results

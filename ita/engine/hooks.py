@@ -1,0 +1,109 @@
+"""What happens around training steps: progress on the terminal, speed and memory as scalars."""
+
+import datetime
+import logging
+import resource
+import sys
+import warnings
+from multiprocessing.sharedctypes import Synchronized
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+logger = logging.getLogger(__name__)
+
+# Iterations between log lines, and those that the scalars in them are medians of.
+WINDOW = 20
+
+
+class LRScheduler(hooks.LRScheduler):
+    """Detectron2's hook, which advances the schedule with every iteration, skipped steps included.
+
+    PyTorch takes a first step that was skipped for a mistake in the order of calls.
+    """
+
+    def after_step(self) -> None:
+        """Advance the schedule by an iteration."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            super().after_step()
+
+
+class Throughput(HookBase):
+    """Puts images per second, over the whole job, and peak memory into the event storage."""
+
+    def __init__(self, images_per_step: int, device: torch.device) -> None:
+        self._images_per_step = images_per_step
+        self._device = device
+
+    def after_step(self) -> None:
+        """Record; the timer's hook has run before."""
+        storage = self.trainer.storage
+        seconds, iteration = storage.latest().get("time", (0.0, -1))
+        if iteration == self.trainer.iter and seconds > 0:
+            storage.put_scalar("images_per_second", self._images_per_step / seconds)
+        storage.put_scalar("memory_gb", peak_memory(self._device) / 1e9, smoothing_hint=False)
+
+
+class SkippedImages(HookBase):
+    """Sums up over all processes how many training images had nothing usable."""
+
+    def __init__(self, counter: "Synchronized[int]", period: int = WINDOW) -> None:
+        self._counter = counter
+        self._period = period
+
+    def after_step(self) -> None:
+        """Gather the counts, in the iterations that are logged."""
+        iteration = self.trainer.iter + 1
+        if iteration % self._period == 0 or iteration == self.trainer.max_iter:
+            total = sum(comm.all_gather(self._counter.value))
+            self.trainer.storage.put_scalar("skipped_images", total, smoothing_hint=False)
+
+
+class ProgressWriter(EventWriter):
+    """One line on the progress of training: losses of the last prediction, speed, ETA, memory."""
+
+    def __init__(self, max_iter: int) -> None:
+        self._max_iter = max_iter
+
+    def write(self) -> None:
+        """Log the line, unless training is over."""
+        storage = get_event_storage()
+        if storage.iter >= self._max_iter:
+            return
+        parts = [f"iter {storage.iter + 1}/{self._max_iter}"]
+        if (seconds := _median(storage, "time", window=1000)) is not None:
+            left = seconds * (self._max_iter - storage.iter - 1)
+            storage.put_scalar("eta_seconds", left, smoothing_hint=False)
+            parts.append(f"eta {datetime.timedelta(seconds=int(left))}")
+        for name in ("total_loss", "loss_ce", "loss_mask", "loss_dice"):
+            parts += _part(storage, name, f"{name} {{:.4g}}")
+        parts += _part(storage, "lr", "lr {:.3g}", window=1)
+        parts += _part(storage, "grad_norm", "grad_norm {:.3g}")
+        parts += _part(storage, "images_per_second", "{:.3g} images/s")
+        parts += _part(storage, "data_time", "data {:.3f} s")
+        parts += _part(storage, "memory_gb", "memory {:.1f} GB", window=1)
+        for name in ("skipped_images", "skipped_steps"):
+            parts += _part(storage, name, name.replace("_", " ") + " {:.0f}", window=1)
+        logger.info("  ".join(parts))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes allocated on a GPU so far or, for the CPU, resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _median(storage: EventStorage, name: str, window: int = WINDOW) -> float | None:
+    if name not in storage.histories():
+        return None
+    return storage.history(name).median(storage.count_samples(name, window))
+
+
+def _part(storage: EventStorage, name: str, text: str, window: int = WINDOW) -> list[str]:
+    value = _median(storage, name, window)
+    return [] if value is None else [text.format(value)]

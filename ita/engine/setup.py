@@ -1,0 +1,89 @@
+"""What surrounds a run: its log, its device, its seed, and the folder it writes into."""
+
+import argparse
+import logging
+import platform
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+import detectron2
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ita.evaluation.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+LOGGERS = ("detectron2", "fvcore", "ita")
+
+
+class RunLog:
+    """The log of a run, on the terminal at first and in the run's folder once that is opened.
+
+    Detectron2's ``default_setup`` writes the folder before anything is known to work. Here the
+    folder is opened when data, model and checkpoint are there, so that a mistake leaves none
+    behind; the lines logged until then go into ``log.txt`` all the same.
+    """
+
+    def __init__(self) -> None:
+        self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
+        for name in LOGGERS:
+            setup_logger(distributed_rank=comm.get_rank(), name=name).addHandler(self._early)
+
+    def open_folder(self, cfg: CfgNode) -> None:
+        """Make ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; every process calls it.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if comm.is_main_process():
+            write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
+        comm.synchronize()
+        for name in LOGGERS:
+            log = logging.getLogger(name)
+            log.removeHandler(self._early)
+            terminal = len(log.handlers)
+            setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name, configure_stdout=False)
+            # All three write to the same file, so one handler takes what is left to tell.
+            for handler in log.handlers[terminal:]:
+                for record in self._early.buffer:
+                    handler.handle(record)
+                self._early.buffer.clear()
+        logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
+
+
+def choose_device(cfg: CfgNode) -> None:
+    """Fall back to the CPU, in place, where the config wants a GPU and there is none."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("no GPU is visible: MODEL.DEVICE %s becomes cpu", cfg.MODEL.DEVICE)
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Log what runs where."""
+    device = "CPU"
+    if cfg.MODEL.DEVICE.startswith("cuda"):
+        device = torch.cuda.get_device_name()
+    logger.info(
+        "Process %d of %d on %s; Python %s, PyTorch %s, Detectron2 %s",
+        comm.get_rank() + 1,
+        comm.get_world_size(),
+        device,
+        platform.python_version(),
+        torch.__version__,
+        detectron2.__version__,
+    )
+    logger.info("Command line: %s", args)
+
+
+def seed_process(cfg: CfgNode, offset: int = 0) -> None:
+    """Seed all random numbers of this process from ``SEED``, each rank differently.
+
+    Args:
+        cfg: with ``SEED``; a negative one gives other numbers on every run.
+        offset: sets runs of the same seed apart, such as a resumed one from its first part.
+    """
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank() + offset)

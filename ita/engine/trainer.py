@@ -1,0 +1,262 @@
+"""Training: Detectron2's loop and hooks around our own optimizer step."""
+
+import inspect
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from torch.nn.parallel import DistributedDataParallel
+
+from ita.data import TrainingMapper, build_train_loader
+from ita.data.loaders import RecordLoader
+from ita.engine.checkpoint import Checkpointer
+from ita.engine.evaluate import evaluate, load_test_sets
+from ita.engine.hooks import WINDOW, LRScheduler, ProgressWriter, SkippedImages, Throughput
+from ita.engine.optimizer import build_lr_scheduler, build_optimizer
+from ita.engine.setup import seed_process
+from ita.engine.step import OptimizerStep, matmul_dtype
+from ita.errors import UserError
+from ita.evaluation import scalars
+
+logger = logging.getLogger(__name__)
+
+# Whether buffers are sent around in every step; newer versions of PyTorch have renamed the option.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
+
+class Trainer(TrainerBase):
+    """Trains the config's model on its training sets, by Detectron2's hooks.
+
+    Detectron2's own ``DefaultTrainer`` cannot be the base: its mixed precision insists on CUDA and
+    its data parallelism on device ids.
+
+    Attributes:
+        cfg: the config, scaled to the number of processes if REFERENCE_WORLD_SIZE asks for it.
+        model: the model itself; its data-parallel wrapper is only inside the step.
+        results: of the last evaluation.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Build model, optimizer and hooks; nothing is written yet.
+
+        Raises:
+            UserError: a batch size that processes and accumulation cannot share, or whatever is
+                wrong with data sets and CLIP weights.
+        """
+        super().__init__()
+        self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.test_sets = load_test_sets(cfg)
+        self.mapper = _build_mapper(cfg)
+        self.model = build_model(cfg)
+        self.model.train()
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.step = _build_step(cfg, self.model, self.optimizer)
+        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.data_loader: RecordLoader | None = None
+        self.results: dict[str, dict[str, Any]] = {}
+        self.register_hooks(self._build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on from ``OUTPUT_DIR``'s last checkpoint, or else start from ``MODEL.WEIGHTS``.
+
+        Raises:
+            UserError: what is to be loaded does not exist, is damaged or does not fit.
+        """
+        resumed = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resumed:
+            # A checkpoint holds the iteration that had just been finished.
+            self.start_iter = self.iter + 1
+            logger.info("Resuming at iteration %d of %d", self.start_iter, self.max_iter)
+        self.data_loader = self._build_data_loader()
+
+    def train(self) -> dict[str, dict[str, Any]]:
+        """Train up to ``MAX_ITER`` and evaluate; a run that is finished already only evaluates.
+
+        Returns:
+            The last evaluation's results (see ``evaluate``), empty except on rank 0.
+
+        Raises:
+            UserError: training diverged, or an image cannot be used.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.info(
+                "Nothing to train: %s has finished all %d iterations",
+                self.checkpointer.get_checkpoint_file(),
+                self.max_iter,
+            )
+            self._evaluate()
+            return self.results
+        if self.start_iter:
+            seed_process(self.cfg, offset=self.start_iter)
+        if self.data_loader is None:
+            self.data_loader = self._build_data_loader()
+        self.model.set_vocabulary(self.model.train_class_list, self.model.train_thing_ids)
+        writer = self._build_writer()
+        self.register_hooks([writer])
+        logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self._run()
+            except BaseException:
+                if writer:
+                    writer.after_train()  # the last measurements before it went wrong
+                raise
+        return self.results
+
+    def run_step(self) -> None:
+        """Fetch the step's micro-batches, update the weights and record how it went."""
+        start = time.perf_counter()
+        batches = [next(self._batches) for _ in range(self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS)]
+        report = self.step(batches, data_time=time.perf_counter() - start, iteration=self.iter)
+        measured = {"total_loss": sum(report.losses.values()), **report.losses}
+        measured["data_time"] = report.data_time
+        if not report.skipped:
+            measured["grad_norm"] = report.grad_norm
+        self.storage.put_scalars(**measured)
+        if self.step.scaler.is_enabled():
+            self.storage.put_scalars(
+                grad_scale=report.grad_scale,
+                skipped_steps=self.step.skipped,
+                smoothing_hint=False,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration, schedule (in its hook), optimizer and loss scale."""
+        return {**super().state_dict(), "step": self.step.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over the state of another run."""
+        super().load_state_dict(state_dict)
+        self.step.load_state_dict(state_dict["step"])
+
+    def _build_data_loader(self) -> RecordLoader:
+        """An endless stream of this process's micro-batches; a resumed run shuffles anew."""
+        solver = self.cfg.SOLVER
+        return build_train_loader(
+            self.cfg.DATASETS.TRAIN,
+            self.mapper,
+            total_batch_size=solver.IMS_PER_BATCH // solver.GRADIENT_ACCUMULATION_STEPS,
+            num_workers=self.cfg.DATALOADER.NUM_WORKERS,
+            seed=None if self.cfg.SEED < 0 else self.cfg.SEED + self.start_iter,
+        )
+
+    @cached_property
+    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        return iter(self.data_loader)
+
+    def _run(self) -> None:
+        """Detectron2's loop, which would log a traceback of every error and evaluate after it."""
+        self.before_train()
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self.before_step()
+            self.run_step()
+            self.after_step()
+        self.iter += 1
+        self.after_train()
+
+    def _build_hooks(self) -> list[HookBase | None]:
+        cfg, main = self.cfg, comm.is_main_process()
+        # Without a period, checkpoint and evaluation come at the end only.
+        checkpoint_period = (
+            cfg.SOLVER.CHECKPOINT_PERIOD if cfg.SOLVER.CHECKPOINT_PERIOD > 0 else sys.maxsize
+        )
+        return [
+            hooks.IterationTimer(),
+            LRScheduler(),
+            Throughput(cfg.SOLVER.IMS_PER_BATCH, torch.device(cfg.MODEL.DEVICE)),
+            SkippedImages(self.mapper.num_skipped),
+            hooks.PeriodicCheckpointer(self.checkpointer, checkpoint_period) if main else None,
+            hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if self.test_sets else None,
+        ]
+
+    def _build_writer(self) -> hooks.PeriodicWriter | None:
+        """The last hook, so that it writes what the others found."""
+        if not comm.is_main_process():
+            return None
+        folder = Path(self.cfg.OUTPUT_DIR)
+        writers = [
+            ProgressWriter(self.max_iter),
+            JSONWriter(str(folder / "metrics.json")),
+            TensorboardXWriter(str(folder)),
+        ]
+        return hooks.PeriodicWriter(writers, period=WINDOW)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate on all test sets: the numbers for the event storage."""
+        iteration = min(self.iter + 1, self.max_iter)
+        self.results = evaluate(self.cfg, self.model, self.test_sets, run={"iteration": iteration})
+        return {
+            f"{name}/{metric}": value
+            for name, result in self.results.items()
+            for metric, value in scalars(result).items()
+        }
+
+
+def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:
+    """Scale batch, learning rate and schedule by Detectron2's REFERENCE_WORLD_SIZE rule.
+
+    Raises:
+        UserError: a batch that ``world_size`` processes and the accumulation steps cannot share.
+    """
+    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference and batch % reference:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of SOLVER.REFERENCE_WORLD_SIZE "
+            f"({reference})"
+        )
+    cfg = DefaultTrainer.auto_scale_workers(cfg, world_size)
+    batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+    if batch % (world_size * steps):
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH ({batch}) is the whole job's batch: it must be a multiple of "
+            f"{world_size} processes × {steps} SOLVER.GRADIENT_ACCUMULATION_STEPS"
+        )
+    return cfg
+
+
+def _build_mapper(cfg: CfgNode) -> TrainingMapper:
+    return TrainingMapper(
+        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
+        image_size=cfg.INPUT.IMAGE_SIZE,
+        min_scale=cfg.INPUT.MIN_SCALE,
+        max_scale=cfg.INPUT.MAX_SCALE,
+        flip=cfg.INPUT.RANDOM_FLIP,
+    )
+
+
+def _build_step(
+    cfg: CfgNode, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> OptimizerStep:
+    device, clip = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.CLIP_GRADIENTS
+    if comm.get_world_size() > 1:
+        # Parameters are broadcast here once; the frozen ones then cost nothing in a step.
+        model = DistributedDataParallel(model, **{_SYNC_BUFFERS: False})
+    return OptimizerStep(
+        model,
+        optimizer,
+        device=device,
+        dtype=matmul_dtype(cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE, device),
+        max_norm=clip.CLIP_VALUE if clip.ENABLED else float("inf"),
+        norm_type=clip.NORM_TYPE,
+    )
