@@ -179,7 +179,7 @@ def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     Returns:
         [H, W] of 8 bits if they are enough, else 16. Void is the greatest value.
     """
-    dtype = np.uint8 if len(kept) < np.iinfo(np.uint8).max else np.uint16
+    dtype = np.uint8 if len(kept) <= np.iinfo(np.uint8).max else np.uint16
     # One row more than there are labels: -1, unlabelled, finds void at the end.
     table = np.full(int(labels.max()) + 2, np.iinfo(dtype).max, dtype)
     kept = np.asarray(kept, np.int64)

@@ -51,6 +51,16 @@ def test_corrupt_image_is_named(tmp_path, suffix, damage):
     assert "\n" not in str(error.value)
 
 
+def test_corrupt_png_that_pil_calls_a_syntax_error(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(random_image(50, 50)).save(path)
+    content = bytearray(path.read_bytes())
+    content[33:37] = (100).to_bytes(4, "big")  # the length of the first data chunk
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read image .*image\.png: broken PNG"):
+        read_image(str(path))
+
+
 def test_semantic_values_are_the_ids_of_the_class_list(semantic):
     values = np.uint8([[1, 3, 7], [9, 255, 0]])
     (record,) = semantic([values], ignored_values=(0, 255))
