@@ -85,7 +85,7 @@ class Checkpointer(FvcoreCheckpointer):
                 raise UserError(f"{path} holds weights but no state of training to resume from")
             try:
                 self.checkpointables[key].load_state_dict(checkpoint.pop(key))
-            except (ValueError, KeyError, RuntimeError) as error:
+            except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 raise UserError(
                     f"cannot resume from {path}, which was written with another config or version: "
                     f"{_first_line(error)}"

@@ -195,6 +195,7 @@ class Trainer(TrainerBase):
         if not comm.is_main_process():
             return None
         folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
         writers = [
             ProgressWriter(self.max_iter),
             JSONWriter(str(folder / "metrics.json")),

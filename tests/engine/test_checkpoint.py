@@ -1,0 +1,182 @@
+import logging
+import re
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from ita.engine.checkpoint import Checkpointer
+from ita.errors import UserError
+
+
+class Model(nn.Module):
+    """A frozen part, a trained one, and the interface that checkpoints rely on."""
+
+    def __init__(self, width=3, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = nn.Linear(3, 3).requires_grad_(False)
+        self.head = nn.Linear(3, width)
+        self.text_is_stale = False
+
+    def frozen_state_keys(self):
+        return {"backbone.weight", "backbone.bias"}
+
+    def forget_text(self):
+        self.text_is_stale = True
+
+
+class Counter:
+    """Something with a state."""
+
+    def __init__(self, count=0):
+        self.count = count
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint of ``Model()`` with a counter at 5."""
+    Checkpointer(Model(), tmp_path, trainer=Counter(5)).save("model_0000004", iteration=4)
+    return tmp_path / "model_0000004.pth"
+
+
+def same(one, other):
+    return all(torch.equal(one.state_dict()[k], other.state_dict()[k]) for k in one.state_dict())
+
+
+def test_what_is_trained_comes_back_and_the_frozen_part_is_not_written(saved, caplog):
+    content = torch.load(saved, weights_only=True)
+    assert content.keys() == {"model", "trainer", "iteration"}
+    assert content["model"].keys() == {"head.weight", "head.bias"}
+    model, counter = Model(seed=1), Counter()
+    caplog.set_level(logging.WARNING)
+    rest = Checkpointer(model, saved.parent, trainer=counter).resume_or_load("", resume=True)
+    assert rest == {"iteration": 4}
+    assert counter.count == 5
+    assert same(model.head, Model().head)
+    assert same(model.backbone, Model(seed=1).backbone)
+    assert not model.text_is_stale
+    assert not caplog.records
+
+
+def test_weights_alone_leave_the_state_of_training(saved):
+    model, counter = Model(seed=1), Counter(1)
+    Checkpointer(model, "", trainer=counter).resume_or_load(str(saved), resume=False)
+    assert same(model.head, Model().head)
+    assert counter.count == 1
+
+
+def test_nothing_to_resume(saved, tmp_path):
+    model, counter = Model(seed=1), Counter(1)
+    checkpointer = Checkpointer(model, tmp_path / "empty", trainer=counter)
+    checkpointer.resume_or_load(str(saved), resume=True)
+    assert same(model.head, Model().head)
+    assert counter.count == 1
+
+
+@pytest.mark.parametrize("form", ["model", "state_dict", "bare", "wrapped", "safetensors"])
+def test_other_forms_of_a_full_checkpoint(form, tmp_path):
+    weights = Model().state_dict()
+    path = tmp_path / ("full.safetensors" if form == "safetensors" else "full.pth")
+    if form == "safetensors":
+        safetensors.torch.save_file(weights, path)
+    elif form == "bare":
+        torch.save(weights, path)
+    elif form == "wrapped":
+        torch.save({"model": {f"module.{k}": v for k, v in weights.items()}}, path)
+    else:
+        torch.save({form: weights, "epoch": 3}, path)
+    model = Model(seed=1)
+    Checkpointer(model).load(str(path))
+    assert same(model, Model())
+    assert model.text_is_stale
+
+
+def test_missing_and_unexpected_tensors_are_named_in_a_line_each(tmp_path, caplog):
+    extra = {f"extra.{i}": torch.ones(1) for i in range(9)}
+    torch.save({"head.weight": torch.ones(3, 3), **extra}, tmp_path / "part.pth")
+    Checkpointer(Model()).load(str(tmp_path / "part.pth"))
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(lines) == 2
+    assert "lacks 1 of the model's tensors" in lines[0]
+    assert "head.bias" in lines[0]
+    assert "has 9 tensors that the model does not" in lines[1]
+    assert lines[1].endswith("extra.5 and 3 more")
+
+
+def test_other_shapes_are_listed_and_nothing_is_loaded(saved):
+    model = Model(width=4, seed=1)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        Checkpointer(model).load(str(saved))
+    assert "head.bias (3 in the file, 4 in the model)" in str(caught.value)
+    assert "head.weight (3x3 in the file, 4x3 in the model)" in str(caught.value)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this was run",)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "folder": lambda path: (path.unlink(), path.mkdir()),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("hello world"),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    "code": lambda path: torch.save({"model": {"head.weight": Code()}}, path),
+    "list": lambda path: torch.save([torch.ones(2)], path),
+    "nothing": lambda path: torch.save({"model": {}}, path),
+    "other model": lambda path: torch.save({"model": {"conv1": torch.ones(2)}}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("resume", [False, True])
+def test_unusable_files(damage, resume, saved, capsys):
+    DAMAGE[damage](saved)
+    checkpointer = Checkpointer(Model(), saved.parent if resume else "")
+    with pytest.raises(UserError, match=re.escape(str(saved))) as caught:
+        checkpointer.resume_or_load("" if resume else str(saved), resume=resume)
+    assert "\n" not in str(caught.value)
+    assert not capsys.readouterr().out
+
+
+def test_damaged_safetensors(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"hello world, this is no header")
+    with pytest.raises(UserError, match=r"weights\.safetensors"):
+        Checkpointer(Model()).load(str(path))
+
+
+def test_weights_without_a_state_cannot_be_resumed(saved):
+    torch.save({"model": Model().state_dict()}, saved)
+    with pytest.raises(UserError, match="no state of training"):
+        Checkpointer(Model(), saved.parent, trainer=Counter()).resume_or_load("", resume=True)
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(saved, monkeypatch):
+    def fill_the_disk(state, file):
+        file.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill_the_disk)
+    checkpointer = Checkpointer(Model(seed=1), saved.parent, trainer=Counter(9))
+    for name in ("model_0000004", "model_0000009"):
+        with pytest.raises(UserError, match=f"{name}.*No space left"):
+            checkpointer.save(name, iteration=9)
+    monkeypatch.undo()
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["last_checkpoint", saved.name]
+    model, counter = Model(seed=2), Counter()
+    Checkpointer(model, saved.parent, trainer=counter).resume_or_load("", resume=True)
+    assert counter.count == 5
+    assert same(model.head, Model().head)

@@ -1,0 +1,217 @@
+import copy
+import json
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from ita.data import class_list_for
+from ita.data.class_lists import VOCABULARIES
+from ita.engine.trainer import Trainer, scale_to_world
+from ita.errors import UserError
+
+
+def flat(state, prefix=""):
+    """Leaves of nested dicts and lists, by path."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    leaves = {}
+    for key, value in items:
+        if isinstance(value, (dict, list, tuple)):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def assert_same_state(one, other):
+    one, other = flat(one), flat(other)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        else:
+            assert value == other[key], key
+
+
+def trained(trainer):
+    return {k: p.detach().clone() for k, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+SHORT = {
+    "SOLVER__MAX_ITER": 4,
+    "SOLVER__STEPS": (3,),
+    "SOLVER__CHECKPOINT_PERIOD": 2,
+    "SOLVER__GRADIENT_ACCUMULATION_STEPS": 2,
+    "SOLVER__AMP__ENABLED": True,
+    "SOLVER__AMP__DTYPE": "float16",
+    "DATASETS__TEST": (),
+}
+
+
+def test_resumed_where_it_stopped(tiny_config, tmp_path, caplog):
+    """Weights, optimizer, schedule, loss scale and iteration; then on to the end, no further."""
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "run"
+    torch.manual_seed(0)
+    trainer = Trainer(tiny_config(**SHORT))
+    # A scale at which the first steps do not overflow.
+    trainer.step.scaler.load_state_dict({**trainer.step.scaler.state_dict(), "scale": 256.0})
+    frozen = copy.deepcopy(trainer.model.backbone.state_dict())
+    before = trained(trainer)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert_same_state(trainer.model.backbone.state_dict(), frozen)
+    assert all(not torch.equal(before[k], v) for k, v in trained(trainer).items())
+
+    (folder / "last_checkpoint").write_text("model_0000001.pth")
+    written = torch.load(folder / "model_0000001.pth", weights_only=True)
+    resumed = Trainer(tiny_config(**SHORT))
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    assert_same_state(resumed.state_dict(), written["trainer"])
+    weights = resumed.model.state_dict()
+    assert_same_state({k: weights[k] for k in written["model"]}, written["model"])
+    assert written["model"].keys() == weights.keys() - resumed.model.frozen_state_keys()
+    assert resumed.step.scaler.get_scale() == 256
+    assert resumed.scheduler.get_last_lr()[0] == pytest.approx(0.001)
+    resumed.train()
+    assert resumed.scheduler.last_epoch == 4
+    assert resumed.scheduler.get_last_lr()[0] == pytest.approx(0.0001)
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+
+    finished = Trainer(tiny_config(**SHORT))
+    finished.resume_or_load(resume=True)
+    weights = trained(finished)
+    finished.train()
+    assert_same_state(trained(finished), weights)
+    assert "Nothing to train" in caplog.text
+    assert "model_final.pth has finished all 4 iterations" in caplog.text
+
+
+def test_resumed_with_another_model_part(tiny_config):
+    """A state that does not fit the optimizer is an error in one line, not a traceback."""
+    trainer = Trainer(tiny_config(**SHORT, MODEL__ITA__NUM_DOMINANT=0))
+    trainer.checkpointer.save("model_0000001", iteration=1)
+    with pytest.raises(UserError) as caught:
+        Trainer(tiny_config(**SHORT)).resume_or_load(resume=True)
+    assert "model_0000001.pth" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def renamed(tmp_path):
+    """The toy classes under other names, which no training class has."""
+    lines = [
+        line.replace(": ", ": other ")
+        for line in (VOCABULARIES / "toy.txt").read_text().splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
+    path = tmp_path / "renamed.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_evaluation_during_training(tiny_config, tmp_path, renamed, caplog):
+    """Each set is evaluated with its own vocabulary; training goes on with that of training."""
+    caplog.set_level(logging.INFO)
+    trainer = Trainer(
+        tiny_config(
+            SOLVER__MAX_ITER=3,
+            TEST__EVAL_PERIOD=2,
+            DATASETS__TEST=("toy_val", "toy_train"),
+            DATASETS__TEST_VOCABULARY=(str(renamed), ""),
+        )
+    )
+    in_use = []
+    trainer.model.register_forward_hook(
+        lambda model, *_: in_use.append((model.training, model.vocabulary.class_list.name))
+    )
+    results = trainer.train()
+    evaluation = [(False, str(renamed))] * 5 + [(False, "toy")] * 6
+    assert in_use == [(True, "toy")] * 2 + evaluation + [(True, "toy")] + evaluation
+    assert trainer.model.vocabulary.class_list == class_list_for("toy_train")
+
+    infos = {name: result["info"] for name, result in results.items()}
+    assert {name: info["images"] for name, info in infos.items()} == {"toy_val": 5, "toy_train": 6}
+    assert infos["toy_val"]["class_list"] == str(renamed)
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert written["run"]["iteration"] == 3
+    assert written["results"]["toy_val"]["info"] == infos["toy_val"]
+    assert written["results"]["toy_train"]["sem_seg"]["mIoU"] == pytest.approx(
+        results["toy_train"]["sem_seg"]["mIoU"]
+    )
+    assert "toy_train  toy" in caplog.text
+
+    lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    by_iteration = {line["iteration"]: line for line in map(json.loads, lines)}
+    assert {"total_loss", "loss_ce", "loss_dice_0", "grad_norm", "lr"} <= by_iteration[2].keys()
+    assert "toy_val/sem_seg/mIoU" in by_iteration[3]
+    progress = [m for m in caplog.messages if m.startswith("iter 3/3")]
+    assert len(progress) == 1
+    for word in ("eta ", "images/s", "memory ", "skipped images 0", "grad_norm "):
+        assert word in progress[0]
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "run" / "inference" / "toy_val" / "pictures").glob("*.png"))
+
+
+def first_losses(cfg):
+    """Losses of the first iteration and the types of products within it."""
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    types = {}
+    for name, module in trainer.model.named_modules():
+        if isinstance(module, nn.Linear) and not name.startswith("backbone"):
+            module.register_forward_hook(
+                lambda _, inputs, output, name=name: types.update({name: output.dtype})
+            )
+    trainer.model.set_vocabulary(trainer.model.train_class_list, ())
+    torch.manual_seed(1)
+    return trainer.step([next(iter(trainer.data_loader))]).losses, types
+
+
+def test_mixed_precision_on_the_cpu(tiny_config):
+    expected, types = first_losses(tiny_config(DATASETS__TEST=()))
+    assert set(types.values()) == {torch.float32}
+    losses, types = first_losses(tiny_config(DATASETS__TEST=(), SOLVER__AMP__ENABLED=True))
+    decoder = {dtype for name, dtype in types.items() if name.startswith("decoder.")}
+    assert torch.bfloat16 in decoder
+    total, exact = sum(losses.values()), sum(expected.values())
+    assert total == pytest.approx(exact, rel=0.02)
+    assert total != exact
+
+
+def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):
+    """What was measured before it is written; nothing else is."""
+    trainer = Trainer(tiny_config(DATASETS__TEST=(), SOLVER__MAX_ITER=50))
+    calls = []
+
+    def diverge(criterion, inputs, losses):
+        calls.append(1)
+        if len(calls) == 3:
+            losses["loss_mask_0"] = losses["loss_mask_0"] * float("nan")
+
+    trainer.model.criterion.register_forward_hook(diverge)
+    with pytest.raises(UserError, match=r"^training diverged at iteration 2: loss_mask_0 = nan$"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("*.pth"))
+    assert "total_loss" in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_scaling_to_the_number_of_processes(tiny_config):
+    cfg = tiny_config(
+        SOLVER__IMS_PER_BATCH=16,
+        SOLVER__REFERENCE_WORLD_SIZE=8,
+        SOLVER__MAX_ITER=1000,
+        SOLVER__BASE_LR=0.1,
+    )
+    scaled = scale_to_world(cfg, 2).SOLVER
+    assert (scaled.IMS_PER_BATCH, scaled.MAX_ITER) == (4, 4000)
+    assert abs(scaled.BASE_LR - 0.025) < 1e-9
+    cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 4
+    with pytest.raises(UserError, match=r"IMS_PER_BATCH \(4\).*2 processes × 4"):
+        scale_to_world(cfg, 2)
+    cfg.SOLVER.IMS_PER_BATCH = 15
+    with pytest.raises(UserError, match="REFERENCE_WORLD_SIZE"):
+        scale_to_world(cfg, 2)
