@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ita.data.toy import make_toy_dataset
 from ita.errors import UserError
 from ita.evaluation import format_table
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "configs/toy/ita_tiny.yaml"
 TEST_SET = "toy_val"
 
@@ -59,9 +59,8 @@ def demo(output: Path, iterations: int) -> None:
     whole = ["SOLVER.MAX_ITER", str(iterations)]
     train_net(datasets, "--resume", "OUTPUT_DIR", str(run), *steps, *whole)
     before, after = results_of(untrained), results_of(run)
-    print(
-        f"\nOn scenes of another seed than the training ones, in {time.perf_counter() - start:.0f} s:"
-    )
+    seconds = time.perf_counter() - start
+    print(f"\nOn scenes of another seed than the training ones, after {seconds:.0f} s in all:")
     print(format_table({"before training": before, "after training": after}))
     print(f"mIoU {before['sem_seg']['mIoU']:.1f} -> {after['sem_seg']['mIoU']:.1f}")
     print(
