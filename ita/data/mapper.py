@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class TrainingMapper:
     label map the classes in the crop are the targets.
 
     Attributes:
-        num_skipped: process-shared count of images without a single usable pixel.
+        num_skipped: images without a single usable pixel, counted over all loading processes.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TrainingMapper:
             )
         self.metadata = metadata
         self.image_size = image_size
-        self.num_skipped = multiprocessing.Value("q", 0)
+        self.num_skipped = SharedCounter()
         self._flip_and_resize = T.AugmentationList(
             [
                 T.RandomFlip(prob=0.5 if flip == "horizontal" else 0.0),
@@ -90,8 +91,7 @@ class TrainingMapper:
         labels, classes = self._targets(record)
         _check_size(record, (height, width), labels.shape)
         if (labels == _void(labels)).all():
-            with self.num_skipped.get_lock():
-                self.num_skipped.value += 1
+            self.num_skipped.increment()
             return None
         inputs = T.AugInput(image)
         transforms = self._flip_and_resize(inputs)
@@ -125,6 +125,30 @@ class TrainingMapper:
         labels = load_semantic_label(record, self.metadata)
         classes = range(len(self.metadata.class_list))
         return _relabel(labels, classes), classes
+
+
+class SharedCounter:
+    """A count that loading processes share with the process that starts them."""
+
+    def __init__(self) -> None:
+        self._count = multiprocessing.Value("q", 0)
+
+    @property
+    def value(self) -> int:
+        """The count so far."""
+        return self._count.value
+
+    def increment(self) -> None:
+        """Add one."""
+        with self._count.get_lock():
+            self._count.value += 1
+
+    # Detectron2 sends mappers to spawned processes by cloudpickle, which knows no shared memory.
+    def __getstate__(self) -> bytes:
+        return bytes(ForkingPickler.dumps(self._count))
+
+    def __setstate__(self, state: bytes) -> None:
+        self._count = ForkingPickler.loads(state)
 
 
 class InferenceMapper:

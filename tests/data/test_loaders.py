@@ -1,4 +1,7 @@
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +137,35 @@ def test_loaded_records_are_fresh_each_time(five):
         batch[0]["segments_info"] = None
         batch[0]["image"] = torch.zeros(0)
     assert all(batch[0]["segments_info"] is not None for batch in loader)
+
+
+@pytest.mark.slow
+def test_skipped_images_are_counted_in_spawned_processes(five):
+    """How loading processes start depends on the platform and on Python's version."""
+    five.write_json()
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_IN_SPAWNED, str(five.root)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 2
+
+
+COUNT_IN_SPAWNED = """
+import itertools, multiprocessing, sys
+from pathlib import Path
+from detectron2.data import MetadataCatalog
+from ita.data import TrainingMapper, build_train_loader, register_panoptic
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("spawn")
+    root = Path(sys.argv[1])
+    json, classes = root / "panoptic.json", root / "classes.txt"
+    register_panoptic("mini", root / "images", root / "panoptic", json, classes)
+    mapper = TrainingMapper(MetadataCatalog.get("mini"), image_size=16, min_scale=1, max_scale=1)
+    loader = build_train_loader(["mini"], mapper, total_batch_size=1, num_workers=1, seed=0)
+    list(itertools.islice(loader, 10))
+    print(mapper.num_skipped.value)
+"""
