@@ -182,11 +182,11 @@ def register_panoptic(
     row = DatasetRow(
         name=name,
         class_list=str(class_list_file),
-        image_root=str(image_root),
+        image_root=os.path.abspath(image_root),
         things=tuple(things),
-        panoptic_root=str(panoptic_root),
-        panoptic_json=str(panoptic_json),
-        instances_json=str(instances_json),
+        panoptic_root=os.path.abspath(panoptic_root),
+        panoptic_json=os.path.abspath(panoptic_json),
+        instances_json=os.path.abspath(instances_json) if instances_json else "",
         ignore_label=ignore_label,
         evaluator_type="coco_panoptic_seg",
     )
@@ -208,11 +208,13 @@ def register_semantic(
         class_list_file: its ids are the values of the label PNGs.
         ignored_values: PNG values that mean "not labelled".
     """
-    folder = LabelFolder(str(label_root), contiguous=False, ignored=tuple(ignored_values))
+    folder = LabelFolder(
+        os.path.abspath(label_root), contiguous=False, ignored=tuple(ignored_values)
+    )
     row = DatasetRow(
         name=name,
         class_list=str(class_list_file),
-        image_root=str(image_root),
+        image_root=os.path.abspath(image_root),
         label_folders=(folder,),
         ignore_label=ignore_label,
     )
@@ -226,7 +228,9 @@ def load_dataset(row: DatasetRow) -> list[Record]:
         UserError: a folder or file that is not there (its path), or one that cannot be read.
     """
     root = datasets_root()
-    hint = f"{ROOT_VARIABLE} ({root}) is the folder that holds the data sets"
+    hint = f"; {ROOT_VARIABLE} ({root}) is the folder that holds the data sets"
+    if os.path.isabs(row.image_root):
+        hint = ""
     metadata = MetadataCatalog.get(row.name)
     # The root may have changed since registration. Metadata.set refuses another value.
     for key in _PATH_KEYS:
@@ -234,7 +238,7 @@ def load_dataset(row: DatasetRow) -> list[Record]:
     metadata.set(**_paths_on_disk(row, vars(metadata)))
     image_root = root / row.image_root
     if not image_root.is_dir():
-        raise UserError(f"data set {row.name} not found: looked for {image_root}; {hint}")
+        raise UserError(f"data set {row.name} not found: looked for {image_root}{hint}")
     semantic_root = Path(metadata.sem_seg_root) if metadata.get("sem_seg_root") else None
     if metadata.get("panoptic_json"):
         records = load_panoptic_records(
@@ -250,7 +254,7 @@ def load_dataset(row: DatasetRow) -> list[Record]:
     else:
         annotations = [row.panoptic_json, *(folder.path for folder in row.label_folders)]
         looked_for = " or ".join(str(root / path) for path in annotations if path)
-        raise UserError(f"data set {row.name} has no labels: looked for {looked_for}; {hint}")
+        raise UserError(f"data set {row.name} has no labels: looked for {looked_for}{hint}")
     check_a_handful(records, hint)
     return records
 

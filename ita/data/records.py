@@ -149,9 +149,9 @@ def check_a_handful(records: Sequence[Record], hint: str) -> None:
     """Look for the files of the first, middle and last record; all would take minutes on COCO.
 
     Raises:
-        UserError: the first missing path, and ``hint``.
+        UserError: the first missing path, followed by ``hint``.
     """
     for record in (records[0], records[len(records) // 2], records[-1]):
         for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
             if key in record and not os.path.isfile(record[key]):
-                raise UserError(f"file not found: {record[key]}; {hint}")
+                raise UserError(f"file not found: {record[key]}{hint}")

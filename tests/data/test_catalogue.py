@@ -179,6 +179,18 @@ def test_semantic_records(semantic):
     assert "segments_info" not in records[0]
 
 
+def test_paths_of_a_set_of_ones_own_start_in_the_working_directory(semantic, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    records = semantic([np.full((4, 6), 3, np.uint8)])
+    monkeypatch.chdir(tmp_path / "semantic")
+    register_semantic("mini", "images", "labels", "classes.txt")
+    monkeypatch.chdir(tmp_path)
+    assert DatasetCatalog.get("mini") == records
+    (tmp_path / "semantic" / "images").rename(tmp_path / "semantic" / "moved")
+    with pytest.raises(UserError, match=r"looked for .*semantic/images$"):
+        DatasetCatalog.get("mini")
+
+
 def test_label_without_image(semantic, tmp_path):
     label = np.full((4, 6), 3, np.uint8)
     semantic([label, label])

@@ -65,6 +65,7 @@ def test_it_is_a_registered_data_set(toy, split, count):
     assert metadata.json_file.endswith(f"instances_{split}.json")
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_annotations_say_what_the_png_shows(toy):
     content = json.loads((toy / "panoptic_train.json").read_text())
     things = {c["id"] for c in content["categories"] if c["isthing"]}
@@ -74,7 +75,6 @@ def test_annotations_say_what_the_png_shows(toy):
         color = np.asarray(Image.open(toy / "panoptic_train" / annotation["file_name"])).astype(int)
         ids = color @ [1, 256, 65536]
         segments = annotation["segments_info"]
-        # Too small a rest of a hidden segment is in the picture, but is no segment.
         assert {s["id"] for s in segments} == set(np.unique(ids).tolist()) - {0}
         stuff = [s["category_id"] for s in segments if s["category_id"] not in things]
         assert len(stuff) == len(set(stuff))
