@@ -266,12 +266,12 @@ class FrozenCLIP(Backbone):
         Returns:
             [N, D] float32 on CLIP's device.
         """
+        tokens = self.tokenizer(list(texts))
+        # Texts of like length go together: a batch is only as long as its longest text.
+        order = tokens.argmax(dim=-1).argsort()
         with torch.autocast(self.device.type, enabled=False):
-            features = [
-                self._encode_tokens(self.tokenizer(list(texts[i : i + TEXT_BATCH])))
-                for i in range(0, len(texts), TEXT_BATCH)
-            ]
-        return torch.cat(features).float()
+            batches = [self._encode_tokens(tokens[rows]) for rows in order.split(TEXT_BATCH)]
+        return torch.cat(batches).float()[order.argsort().to(self.device)]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Token ids [N, context] to features [N, D].
