@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     "INPUT.DATASET_MAPPER_NAME": (None, "one mapper serves every data set"),
     "INPUT.COLOR_AUG_SSD": (False, "the recipe has no color augmentation"),
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not drawn again"),
     "INPUT.SIZE_DIVISIBILITY": (-1, "the mapper pads to INPUT.IMAGE_SIZE"),
     "MODEL.FC_CLIP.EMBED_DIM": (None, "read from the CLIP model"),
     "MODEL.MASK_FORMER.DROPOUT": (0.0, "there is no dropout"),
@@ -50,6 +51,7 @@ ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     "MODEL.SEM_SEG_HEAD.NORM": ("GN", "the pixel decoder uses GroupNorm"),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (None, "read from the class list"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": (None, "there is one pixel decoder"),
+    "SOLVER.BACKBONE_MULTIPLIER": (None, "the backbone is frozen"),
     "SOLVER.OPTIMIZER": ("ADAMW", "the recipe's optimizer"),
     "SOLVER.WEIGHT_DECAY_BIAS": (None, "biases decay like weights"),
     "TEST.AUG.ENABLED": (False, "there is no test-time augmentation"),
@@ -189,14 +191,25 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(f"overrides are pairs of KEY VALUE, but {overrides[-1]} has no value")
     cfg = get_cfg()
     add_ita_config(cfg)
-    try:
-        content = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False) or {}
-    except (yaml.YAMLError, OSError, AssertionError) as error:
-        raise UserError(f"cannot read config {path}: {_one_line(error)}") from error
-    _merge(cfg, _flatten(content), str(path))
+    _merge(cfg, _flatten(_read_yaml(path)), str(path))
     _merge(cfg, zip(overrides[::2], overrides[1::2], strict=True), "the command line")
     validate_config(cfg)
     return cfg
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    """A YAML config on top of its bases."""
+    try:
+        content = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+    except RecursionError as error:
+        raise UserError(f"cannot read config {path}: its _BASE_ leads back to itself") from error
+    except (TypeError, AttributeError):  # fvcore takes the file or its base for a mapping
+        content = None
+    except (yaml.YAMLError, OSError, AssertionError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read config {path}: {_one_line(error)}") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"cannot read config {path}: it or its _BASE_ holds no 'KEY: value' lines")
+    return content
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -204,7 +217,7 @@ def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
@@ -266,18 +279,34 @@ def validate_config(cfg: CfgNode) -> None:
             f"SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) must be a multiple of "
             f"SOLVER.GRADIENT_ACCUMULATION_STEPS ({steps})"
         )
-    if masks.HIDDEN_DIM % masks.NHEADS or cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM % masks.NHEADS:
+    _check_widths(masks.NHEADS, masks.HIDDEN_DIM, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
+    if not 0 <= masks.IMPORTANCE_SAMPLE_RATIO <= min(1, masks.OVERSAMPLE_RATIO):
         raise UserError(
-            f"MODEL.MASK_FORMER.NHEADS ({masks.NHEADS}) must divide MODEL.MASK_FORMER.HIDDEN_DIM "
-            f"({masks.HIDDEN_DIM}) and MODEL.SEM_SEG_HEAD.CONVS_DIM "
-            f"({cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM})"
+            f"MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO is {masks.IMPORTANCE_SAMPLE_RATIO}; it is "
+            f"from 0 to 1 and at most OVERSAMPLE_RATIO ({masks.OVERSAMPLE_RATIO})"
         )
     if masks.DEC_LAYERS < 1:
         raise UserError(f"MODEL.MASK_FORMER.DEC_LAYERS is {masks.DEC_LAYERS}; it is at least 1")
     if cfg.MODEL.ITA.NUM_DOMINANT < 0:
         raise UserError(f"MODEL.ITA.NUM_DOMINANT is {cfg.MODEL.ITA.NUM_DOMINANT}; 0 turns it off")
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; its vocabulary says which classes are seen")
     if len(cfg.DATASETS.TEST_VOCABULARY) not in (0, 1, len(cfg.DATASETS.TEST)):
         raise UserError(
             f"DATASETS.TEST_VOCABULARY has {len(cfg.DATASETS.TEST_VOCABULARY)} entries; give one "
             f"for all or one for each of the {len(cfg.DATASETS.TEST)} sets in DATASETS.TEST"
+        )
+
+
+def _check_widths(heads: int, hidden_dim: int, convs_dim: int) -> None:
+    if heads < 1 or hidden_dim % heads or convs_dim % heads:
+        raise UserError(
+            f"MODEL.MASK_FORMER.NHEADS ({heads}) must divide MODEL.MASK_FORMER.HIDDEN_DIM "
+            f"({hidden_dim}) and MODEL.SEM_SEG_HEAD.CONVS_DIM ({convs_dim})"
+        )
+    # Sines and cosines of x and y in the decoder; GroupNorm's 32 groups in the pixel decoder.
+    if hidden_dim % 4 or convs_dim % 32:
+        raise UserError(
+            f"MODEL.MASK_FORMER.HIDDEN_DIM ({hidden_dim}) must be a multiple of 4 and "
+            f"MODEL.SEM_SEG_HEAD.CONVS_DIM ({convs_dim}) one of 32"
         )
