@@ -2,8 +2,8 @@
 
 import json
 import logging
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -52,7 +52,7 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     # A fork, so that building CLIP neither depends on nor disturbs the job's own random numbers.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        clip = _build(config)
+        clip = _build(config, model_name)
     set_model_preprocess_cfg(clip, _preprocess(tag_config, clip.visual.image_size))
     if path is None:
         logger.warning("CLIP %s has random weights: it knows nothing", model_name)
@@ -108,7 +108,8 @@ def hub_folder(tag_config: Mapping[str, Any]) -> str:
 
 def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
     try:
-        return Path(open_clip.download_pretrained(tag_config))
+        with _quiet_hub():
+            return Path(open_clip.download_pretrained(tag_config))
     except Exception as error:  # whatever a network can come up with
         source = tag_config.get("hf_hub", "").rstrip("/") or tag_config.get("url")
         raise UserError(
@@ -116,6 +117,18 @@ def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
             f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
             f"{hub_folder(tag_config)}, or name your file in MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
         ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep the hub's client from logging each of its retries: the error at their end counts."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
 
 
 def _file_in_folder(folder: Path) -> Path:
@@ -150,15 +163,20 @@ def _model_config(model_name: str) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read CLIP model config {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"CLIP model config {path} is no JSON object")
     return config.get("model_cfg", config)
 
 
-def _build(config: Mapping[str, Any]) -> nn.Module:
+def _build(config: Mapping[str, Any], model_name: str) -> nn.Module:
     config = deepcopy(dict(config))
     custom_text = config.pop("custom_text", False)
-    if "timm_model_name" in config["vision_cfg"]:
-        config["vision_cfg"]["timm_model_pretrained"] = False
-    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+    try:
+        if "timm_model_name" in config["vision_cfg"]:
+            config["vision_cfg"]["timm_model_pretrained"] = False
+        return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot build CLIP {model_name}: {_reason(error)}") from error
 
 
 def _preprocess(tag_config: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
@@ -188,8 +206,11 @@ def _load(clip: nn.Module, path: Path, model_name: str) -> None:
             clip.load_state_dict(state)
         else:
             load_checkpoint(clip, str(path), weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
         raise UserError(
-            f"{path} does not hold the weights of CLIP {model_name}: {reason}"
+            f"{path} does not hold the weights of CLIP {model_name}: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200].rstrip(": ")

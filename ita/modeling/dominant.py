@@ -4,7 +4,6 @@ The classes most likely in the image, by cosine of text features with the image'
 become the decoder's first queries.
 """
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +111,9 @@ def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
         else:
             table = torch.load(path, map_location="cpu", weights_only=True)
         features = {name: feature.flatten().float() for name, feature in table.items()}
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot read name table {path}: {reason}") from error
+    except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"cannot read name table {path}: {reason[:200].rstrip(': ')}") from error
     for name, feature in features.items():
         if len(feature) != text_dim:
             raise UserError(
