@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ita.modeling.decoder import Prediction
 
+# Cost of a pair whose true cost is not finite, above every other.
+NO_FIT = 1e9
 # (sets, points, device) -> [sets, points, 2] places, x and y in 0-1.
 PointSource = Callable[[int, int, torch.device], Tensor]
 
@@ -89,7 +91,9 @@ class HungarianMatcher(nn.Module):
                 for image, target in enumerate(targets)
             ]
         # One transfer for all of them: waiting for the GPU once is enough.
-        flat = torch.cat([cost.flatten() for cost in costs]).cpu().split([c.numel() for c in costs])
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        # A prediction that is not a number fits nothing; its loss will say that training diverged.
+        flat = flat.nan_to_num(nan=NO_FIT, posinf=NO_FIT).split([cost.numel() for cost in costs])
         matches = [
             Match(*(torch.as_tensor(i, device=device) for i in linear_sum_assignment(c.view(s))))
             for c, s in zip(flat, (cost.shape for cost in costs), strict=True)
