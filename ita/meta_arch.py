@@ -182,7 +182,10 @@ class ITA(nn.Module):
         predictions = self.decoder(pixel.levels, pixel.mask_features, classifier, dominant)
         if self.training:
             return self.criterion(predictions, self._targets(batched_inputs, images))
-        return self._segment(batched_inputs, images, features[DENSE], classifier, predictions[-1])
+        with torch.autocast(self.device.type, enabled=False):
+            return self._segment(
+                batched_inputs, images, features[DENSE], classifier, predictions[-1]
+            )
 
     def _normalized(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
         images = [record["image"].to(self.device) for record in batched_inputs]
@@ -244,6 +247,7 @@ class ITA(nn.Module):
         classifier: Classifier,
         prediction: Prediction,
     ) -> list[dict[str, Any]]:
+        """Results in float32 also under mixed precision, where the best scores would tie."""
         class_scores = self._ensembled(dense, classifier, prediction)
         results = []
         for i, record in enumerate(batched_inputs):
@@ -268,23 +272,22 @@ class ITA(nn.Module):
         return results
 
     def _ensembled(self, dense: Tensor, classifier: Classifier, prediction: Prediction) -> Tensor:
-        """Log probabilities [B, Q, C + 1] from both classifiers, in float32."""
+        """Log probabilities [B, Q, C + 1] from both classifiers."""
         options = self.inference_options
         dense = dense.float()
-        with torch.autocast(self.device.type, enabled=False):
-            masks = F.interpolate(
-                prediction.mask_logits.float(),
-                size=dense.shape[-2:],
-                mode="bilinear",
-                align_corners=False,
-            )
-            regions = self.backbone.embed_masks(dense, masks)
-            usable = (masks > 0).flatten(2).any(dim=-1)
-            return geometric_ensemble(
-                prediction.class_logits.float(),
-                class_logits(regions, classifier, self.backbone.logit_scale),
-                self.vocabulary.seen,
-                alpha=options.alpha,
-                beta=options.beta,
-                usable=usable if options.ensemble_on_valid_mask else None,
-            )
+        masks = F.interpolate(
+            prediction.mask_logits.float(),
+            size=dense.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+        regions = self.backbone.embed_masks(dense, masks)
+        usable = (masks > 0).flatten(2).any(dim=-1)
+        return geometric_ensemble(
+            prediction.class_logits.float(),
+            class_logits(regions, classifier, self.backbone.logit_scale),
+            self.vocabulary.seen,
+            alpha=options.alpha,
+            beta=options.beta,
+            usable=usable if options.ensemble_on_valid_mask else None,
+        )
