@@ -50,10 +50,7 @@ def config_of(args: argparse.Namespace) -> CfgNode:
     overrides = list(args.opts)
     if args.vocabulary:
         overrides += ["DATASETS.TEST_VOCABULARY", repr(tuple(args.vocabulary))]
-    cfg = load_config(args.config_file, overrides)
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty; it gives the training vocabulary, too")
-    return cfg
+    return load_config(args.config_file, overrides)
 
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> None:

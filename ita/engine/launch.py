@@ -12,6 +12,7 @@ from multiprocessing.sharedctypes import Synchronized
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
@@ -74,7 +75,7 @@ def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) 
     if on_gpu:
         _require_gpus(local_size, "torchrun --nproc-per-node")
         torch.cuda.set_device(local_rank)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(local_size)
     main(cfg, args)
     _leave()
@@ -103,7 +104,8 @@ def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
     except multiprocessing.ProcessExitedException as error:
         if error.exit_code == TOLD and failures.value:
             raise SystemExit(TOLD) from error
-        raise UserError(f"a worker died ({error}); is the machine out of memory?") from error
+        hint = "; is the machine out of memory?" if error.signal_name == "SIGKILL" else ""
+        raise UserError(f"a worker died: {error}{hint}") from error
     except multiprocessing.ProcessRaisedException as error:
         if "EADDRINUSE" in str(error):
             raise UserError(

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ita.data import TrainingMapper, build_train_loader
 from ita.data.loaders import RecordLoader
 from ita.engine.checkpoint import Checkpointer
-from ita.engine.evaluate import evaluate, load_test_sets
+from ita.engine.evaluate import TestSet, evaluate, load_test_sets
 from ita.engine.hooks import WINDOW, LRScheduler, ProgressWriter, SkippedImages, Throughput
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.setup import seed_process
@@ -62,7 +62,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.test_sets = load_test_sets(cfg)
+        self.test_sets = _load_test_sets(cfg)
         self.mapper = _build_mapper(cfg)
         self.model = build_model(cfg)
         self.model.train()
@@ -234,6 +234,14 @@ def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:
             f"{world_size} processes × {steps} SOLVER.GRADIENT_ACCUMULATION_STEPS"
         )
     return cfg
+
+
+def _load_test_sets(cfg: CfgNode) -> list[TestSet]:
+    """Load them before training, which would otherwise learn of a missing one hours later."""
+    try:
+        return load_test_sets(cfg)
+    except UserError as error:
+        raise UserError(f'{error} (to train without evaluating: DATASETS.TEST "()")') from error
 
 
 def _build_mapper(cfg: CfgNode) -> TrainingMapper:

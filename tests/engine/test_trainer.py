@@ -182,6 +182,18 @@ def test_mixed_precision_on_the_cpu(tiny_config):
     assert total != exact
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision_on_a_gpu(tiny_config, dtype):
+    on_gpu = {"DATASETS__TEST": (), "MODEL__DEVICE": "cuda"}
+    expected, _ = first_losses(tiny_config(**on_gpu))
+    mixed = {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": dtype}
+    losses, types = first_losses(tiny_config(**on_gpu, **mixed))
+    assert getattr(torch, dtype) in types.values()
+    assert sum(losses.values()) == pytest.approx(sum(expected.values()), rel=0.02)
+
+
 def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):
     """What was measured before it is written; nothing else is."""
     trainer = Trainer(tiny_config(DATASETS__TEST=(), SOLVER__MAX_ITER=50))
