@@ -138,7 +138,7 @@ def draw_picture(
     colors = np.array(metadata.stuff_colors, dtype=np.uint8)
     tiles = [("image", np.asarray(image))]
     tiles += [(panel.title, _paint(image, panel, colors)) for panel in panels]
-    return _compose(tiles, _legend_entries(panels, names, colors))
+    return _compose(tiles, legend_entries(panels, names, colors))
 
 
 def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
@@ -202,7 +202,7 @@ def _borders(ids: np.ndarray) -> np.ndarray:
 LegendEntry = tuple[tuple[int, int, int], str, str]  # color, name, note
 
 
-def _legend_entries(panels: list[Panel], names: list[str], colors: np.ndarray) -> list[LegendEntry]:
+def legend_entries(panels: list[Panel], names: list[str], colors: np.ndarray) -> list[LegendEntry]:
     """Classes present in any panel, the largest first, with a note if a panel lacks them."""
     counts = np.stack(
         [np.bincount(p.classes[p.classes >= 0], minlength=len(names)) for p in panels]

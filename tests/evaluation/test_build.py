@@ -5,7 +5,7 @@ import pytest
 from ita.errors import UserError
 from ita.evaluation import build_evaluator
 from ita.modeling.vocabulary import ClassList
-from tests.evaluation.scenes import random_prediction
+from tests.evaluation.scenes import perfect_prediction, random_prediction
 
 
 def build(scenes, tmp_path, class_list=None, **switches):
@@ -14,10 +14,10 @@ def build(scenes, tmp_path, class_list=None, **switches):
     return build_evaluator(scenes.name, class_list, output_dir=tmp_path, **tasks)
 
 
-def evaluate(evaluator, scenes):
+def evaluate(evaluator, scenes, predict=random_prediction):
     evaluator.reset()
     for record in scenes.records:
-        evaluator.process([record], [random_prediction(record)])
+        evaluator.process([record], [predict(record)])
     return evaluator.evaluate()
 
 
@@ -37,9 +37,17 @@ def test_only_the_tasks_asked_for(scenes, tmp_path, switch, task):
 
 
 def test_reset_forgets(scenes, tmp_path):
-    evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True, pictures=2)
-    first = evaluate(evaluator, scenes)
-    assert str(evaluate(evaluator, scenes)) == str(first)
+    evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True)
+    expected = evaluate(evaluator, scenes)
+    assert str(evaluate(evaluator, scenes, perfect_prediction)) != str(expected)
+    assert str(evaluate(evaluator, scenes)) == str(expected)
+
+
+def test_pictures_are_written_under_the_data_set(scenes, tmp_path):
+    evaluate(build(scenes, tmp_path, panoptic=True, pictures=2), scenes)
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
+    folder = f"inference/{scenes.name}/pictures"
+    assert names == [f"{folder}/00_scene_100.png", f"{folder}/01_scene_103.png"]
 
 
 def test_results_name_the_list_in_use(scenes, tmp_path):

@@ -5,6 +5,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from ita.evaluation import PicturesEvaluator, draw_picture, save_picture
+from ita.evaluation.pictures import Panel, legend_entries
 from tests.evaluation.helpers import predictions
 from tests.evaluation.scenes import perfect_prediction, random_prediction
 
@@ -58,6 +59,43 @@ def test_segments_are_outlined(scenes):
     assert (with_outlines[changed] == 255).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_outlines_run_in_both_directions(scenes, tmp_path, axis):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((400, 400, 3), dtype=np.uint8)).save(path)
+    ids = torch.ones(400, 400, dtype=torch.int32)
+    ids.narrow(axis, 200, 200).fill_(2)
+    segments = [{"id": i, "isthing": True, "category_id": 0} for i in (1, 2)]
+    prediction = {"panoptic_seg": (ids, segments)}
+    picture = draw_picture({"file_name": str(path)}, prediction, scenes.metadata)
+    left = picture.shape[1] // 2 + 4
+    panel = picture[-440:-40, left : left + 400]
+    white = (panel == 255).all(axis=-1).mean(axis=1 - axis)
+    assert (white[100:300] == 1).sum() == 1
+
+
+def test_legend_orders_by_size_and_tells_where_a_class_is():
+    prediction = Panel("prediction", np.array([[0, 1, 1, 3]]))
+    truth = Panel("truth", np.array([[1, 1, -1, 2]]))
+    colors = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    entries = legend_entries([prediction, truth], ["cat", "sky", "dog", "cat"], colors)
+    assert [(name, note) for _, name, note in entries] == [
+        ("sky", ""),
+        ("cat (0)", "prediction only"),
+        ("dog", "truth only"),
+        ("cat (3)", "prediction only"),
+        ("no class", ""),
+    ]
+    assert [color for color, _, _ in entries[:2]] == [(3, 4, 5), (0, 1, 2)]
+
+
+def test_legend_does_not_grow_without_end():
+    panel = Panel("prediction", np.arange(847)[None])
+    entries = legend_entries([panel], [f"n{i}" for i in range(847)], np.zeros((847, 3), np.uint8))
+    assert len(entries) == 61
+    assert entries[-1][1] == "and 787 more"
+
+
 def test_record_without_truth_gets_two_panels(scenes):
     record = {"file_name": scenes.records[0]["file_name"]}
     prediction = perfect_prediction(scenes.records[0])
@@ -88,6 +126,15 @@ def test_panels_have_a_readable_size(scenes, tmp_path, size, panel):
     assert picture.shape[1] <= 2 * panel[1] + 250
 
 
+def test_legend_of_a_narrow_image_is_not_cut_off(scenes, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.zeros((60, 3, 3), dtype=np.uint8)).save(path)
+    names = ["WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW"] * 6
+    prediction = {"sem_seg": torch.ones(6, 60, 3)}
+    picture = draw_picture({"file_name": str(path)}, prediction, scenes.metadata, names)
+    assert (picture[:, -4:] == 255).all()
+
+
 def test_saved_png_is_the_picture(scenes, tmp_path):
     path = tmp_path / "new/picture.png"
     record = scenes.records[0]
@@ -100,7 +147,8 @@ def test_saved_png_is_the_picture(scenes, tmp_path):
 def test_first_images_are_written_and_go_to_tensorboard(scenes, tmp_path):
     evaluator = PicturesEvaluator(scenes.metadata, scenes.class_list, tmp_path, 2)
     with EventStorage(start_iter=7) as storage:
-        evaluator.process(scenes.records, predictions(scenes))
+        evaluator.process(scenes.records[:2], predictions(scenes)[:2])
+        evaluator.process([{"file_name": "not even opened.png"}], [{}])
         assert evaluator.evaluate() is None
     names = ["00_scene_100", "01_scene_103"]
     assert sorted(p.stem for p in tmp_path.iterdir()) == names

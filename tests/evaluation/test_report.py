@@ -25,7 +25,7 @@ EVERYTHING = {
         "IoU-2:dog": math.nan,
     },
     "panoptic_seg": {"PQ": 1.0, "SQ": 2.0, "RQ": 3.0, "PQ_th": math.nan},
-    "segm": {"AP": 4.0, "AP50": 5.0, "AP75": 6.0},
+    "segm": {"AP": 4.0, "AP50": np.float32(5.0), "AP75": np.int64(6)},
 }
 
 
@@ -116,6 +116,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_results({"toy": SEMANTIC}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_who_reads_the_old_file_reads_all_of_it(tmp_path):
+    path = tmp_path / "results.json"
+    write_results({"toy": EVERYTHING}, path)
+    with path.open() as reader:
+        write_results({"toy": SEMANTIC}, path)
+        assert json.load(reader)["results"]["toy"]["segm"]["AP"] == 4.0
+    assert "segm" not in json.loads(path.read_text())["results"]["toy"]
 
 
 def test_folder_that_cannot_be_made_is_an_error(tmp_path):
