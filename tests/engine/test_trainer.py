@@ -70,6 +70,7 @@ def test_resumed_where_it_stopped(tiny_config, tmp_path, caplog):
     resumed.resume_or_load(resume=True)
     assert resumed.start_iter == 2
     assert_same_state(resumed.state_dict(), written["trainer"])
+    assert len(written["trainer"]["step"]["optimizer"]["state"]) == len(before)
     weights = resumed.model.state_dict()
     assert_same_state({k: weights[k] for k in written["model"]}, written["model"])
     assert written["model"].keys() == weights.keys() - resumed.model.frozen_state_keys()
@@ -87,6 +88,18 @@ def test_resumed_where_it_stopped(tiny_config, tmp_path, caplog):
     assert_same_state(trained(finished), weights)
     assert "Nothing to train" in caplog.text
     assert "model_final.pth has finished all 4 iterations" in caplog.text
+
+
+def test_skipped_steps_are_iterations(tiny_config, tmp_path, recwarn):
+    """They advance the schedule, and PyTorch does not complain about it."""
+    trainer = Trainer(tiny_config(**{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 0}))
+    trainer.step.scaler.load_state_dict({**trainer.step.scaler.state_dict(), "scale": 2.0**100})
+    before = trained(trainer)
+    trainer.train()
+    assert_same_state(trained(trainer), before)
+    assert trainer.step.skipped == trainer.scheduler.last_epoch == 4
+    assert not [w for w in recwarn if "lr_scheduler" in str(w.message)]
+    assert [path.name for path in (tmp_path / "run").glob("*.pth")] == ["model_final.pth"]
 
 
 def test_resumed_with_another_model_part(tiny_config):
