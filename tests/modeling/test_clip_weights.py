@@ -1,0 +1,262 @@
+"""Where CLIP's weights come from: tags, files, folders, or a seed (design section 1)."""
+
+import json
+import logging
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+from open_clip.transformer import QuickGELU
+from torch import nn
+
+from ita.errors import UserError
+from ita.modeling import clip_weights
+from ita.modeling.clip_weights import RANDOM, build_clip, find_weights
+from tests.conftest import RESNET, TINY_CLIP
+
+MODEL, TAG = "convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"
+# As in the README of the paper's code.
+FOLDER = "laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A state dict that is not the random one."""
+    clip = build_clip(str(TINY_CLIP), RANDOM).clip
+    generator = torch.Generator().manual_seed(5)
+    return {k: torch.randn(v.shape, generator=generator) for k, v in clip.state_dict().items()}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def fail(*_, **__):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying")
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+
+
+def same(clip, state):
+    return all(torch.equal(tensor, state[name]) for name, tensor in clip.state_dict().items())
+
+
+def test_random_weights_are_the_same_every_time():
+    torch.manual_seed(1)
+    first = build_clip(str(TINY_CLIP), RANDOM)
+    after_first = torch.rand(1)
+    second = build_clip(str(TINY_CLIP), RANDOM)
+    assert same(second, first.state_dict())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after_first)
+
+
+WRITERS = {
+    "weights.pt": lambda state, path: torch.save(state, path),
+    "weights.bin": lambda state, path: torch.save({"state_dict": state}, path),
+    "weights.pth": lambda state, path: torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path
+    ),
+    "weights.safetensors": safetensors.torch.save_file,
+    "half.pt": lambda state, path: torch.save({k: v.half() for k, v in state.items()}, path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_file_or_a_folder_with_one(name, in_folder, trained, tmp_path):
+    WRITERS[name](trained, tmp_path / name)
+    (tmp_path / "README.md").write_text("about")
+    clip = build_clip(str(TINY_CLIP), str(tmp_path if in_folder else tmp_path / name))
+    expected = {k: v.half().float() for k, v in trained.items()} if "half" in name else trained
+    assert same(clip.clip, expected)
+
+
+def test_the_published_names_come_first_in_a_folder(tmp_path):
+    for name in ("a.pt", "open_clip_pytorch_model.bin"):
+        (tmp_path / name).touch()
+        assert find_weights(MODEL, str(tmp_path)).name == name
+    (tmp_path / "open_clip_model.safetensors").touch()
+    assert find_weights(MODEL, str(tmp_path)).name == "open_clip_model.safetensors"
+
+
+@pytest.mark.parametrize("names", [[], ["a.pt", "b.bin"], ["a.txt"]])
+def test_folders_without_a_clear_choice(names, tmp_path):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"open_clip_model.*CLIP_PRETRAINED_WEIGHTS") as caught:
+        find_weights(MODEL, str(tmp_path))
+    assert all(name in str(caught.value) for name in names if not name.endswith(".txt"))
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
+def test_the_readmes_folder_is_found_without_being_named(name, no_network, tmp_path, monkeypatch):
+    """In the working directory and beside the package, whatever the working directory is."""
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / name).touch()
+    with monkeypatch.context() as context:
+        context.chdir(tmp_path)
+        assert find_weights(MODEL, TAG).resolve() == tmp_path / FOLDER / name
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path / "nowhere", tmp_path))
+    assert find_weights(MODEL, TAG) == tmp_path / FOLDER / name
+    with pytest.raises(UserError):
+        find_weights(MODEL, "laion2b_s29b_b131k_ft")
+
+
+def test_no_network_is_one_line_that_says_what_to_put_where(
+    no_network, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    with pytest.raises(UserError) as caught:
+        build_clip(MODEL, TAG)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert (
+        f"put open_clip_pytorch_model.bin of {FOLDER.replace('laion', 'laion/', 1)} into" in message
+    )
+    assert f"folder {FOLDER}," in message
+    assert not caplog.records
+    logging.getLogger("huggingface_hub.utils._http").warning("heard again")
+    assert [record.message for record in caplog.records] == ["heard again"]
+
+
+def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch):
+    torch.save(trained, tmp_path / "cached.bin")
+    asked = []
+
+    def download(tag_config):
+        asked.append(tag_config["hf_hub"])
+        return str(tmp_path / "cached.bin")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    config = json.loads(TINY_CLIP.read_text())
+    monkeypatch.setattr(open_clip, "get_model_config", {MODEL: config}.get)
+    assert same(build_clip(MODEL, TAG).clip, trained)
+    assert set(asked) == {"laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"}
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "said"),
+    [
+        ("convnext_larg", RANDOM, "'convnext_larg'.*MODEL.FC_CLIP.CLIP_MODEL_NAME"),
+        ("RN50", "openia", "'openia'.*RN50.*openai, yfcc15m"),
+        ("RN50", "no/such/file.pt", "no/such/file.pt"),
+        ("no/such/config.json", RANDOM, "config not found: no/such/config.json"),
+        (str(TINY_CLIP), "laion2b", "tags: none"),
+    ],
+)
+def test_unknown_models_and_weights(model, weights, said):
+    with pytest.raises(UserError, match=said):
+        build_clip(model, weights)
+
+
+BAD_CONFIGS = {
+    "text": "{",
+    "list": "[]",
+    "empty": "{}",
+    "key": json.dumps({**RESNET, "image_size": 3}),
+    "timm": json.dumps({**RESNET, "vision_cfg": {"timm_model_name": "convnext_huge"}}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CONFIGS)
+def test_unusable_model_configs(kind, tmp_path):
+    (tmp_path / "clip.json").write_text(BAD_CONFIGS[kind])
+    with pytest.raises(UserError, match=r"clip\.json") as caught:
+        build_clip(str(tmp_path / "clip.json"), RANDOM)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_config_as_published_with_weights(tmp_path):
+    (tmp_path / "clip.json").write_text(json.dumps({"model_cfg": RESNET, "preprocess_cfg": {}}))
+    assert build_clip(str(tmp_path / "clip.json"), RANDOM).embed_dim == RESNET["embed_dim"]
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("this was run",)
+
+
+DAMAGED = {
+    "empty": lambda path, state: path.write_bytes(b""),
+    "text": lambda path, state: path.write_text("hello world"),
+    "bytes": lambda path, state: path.write_bytes(bytes(range(256))),
+    "zip": lambda path, state: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "cut": lambda path, state: (
+        torch.save(state, path),
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    ),
+    "list": lambda path, state: torch.save([1, 2], path),
+    "other model": lambda path, state: torch.save({"conv1": torch.ones(2)}, path),
+    "other shape": lambda path, state: torch.save({**state, "logit_scale": torch.ones(3)}, path),
+    "lacking": lambda path, state: torch.save(
+        {k: v for k, v in state.items() if k != "ln_final.bias"}, path
+    ),
+    "code": lambda path, state: torch.save({**state, "logit_scale": Code()}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_unusable_weights(damage, suffix, trained, tmp_path, capsys):
+    path = tmp_path / f"weights{suffix}"
+    DAMAGED[damage](path, trained)
+    with pytest.raises(UserError, match="weights") as caught:
+        build_clip(str(TINY_CLIP), str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "this was run" not in capsys.readouterr().out
+
+
+def gelus(clip):
+    return {type(m) for m in clip.modules() if isinstance(m, QuickGELU | nn.GELU)}
+
+
+@pytest.fixture
+def plain_resnet(tmp_path):
+    """A model config that, like open_clip's plain RN50, does not ask for QuickGELU."""
+    path = tmp_path / "plain.json"
+    path.write_text(json.dumps({**RESNET, "quick_gelu": False}))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_openais_files_force_quickgelu(plain_resnet, resnet_clip, tmp_path):
+    """They are TorchScript archives in float16 with three buffers of their own."""
+    original = open_clip.CLIP(**RESNET)
+    original.load_state_dict(resnet_clip.clip.state_dict())
+    mask = original.attn_mask
+    for name in ("context_length", "vocab_size", "attn_mask"):
+        delattr(original, name)
+    original.attn_mask = mask  # there a constant
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        original.register_buffer(name, torch.tensor(64))
+    example = torch.zeros(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.int64)
+    torch.jit.trace(original.eval(), example).half().save(str(tmp_path / "RN.pt"))
+    clip = build_clip(str(plain_resnet), str(tmp_path / "RN.pt"))
+    assert gelus(clip) == {QuickGELU}
+    state = clip.clip.state_dict()
+    for name, tensor in resnet_clip.clip.state_dict().items():
+        assert torch.equal(state[name], tensor.half().to(tensor.dtype))
+    torch.testing.assert_close(
+        clip.encode_text(["a cat"]), resnet_clip.encode_text(["a cat"]), rtol=0.01, atol=0.001
+    )
+
+
+def test_other_files_do_not(plain_resnet, resnet_config, resnet_clip, tmp_path):
+    torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.pt")
+    assert gelus(build_clip(str(plain_resnet), str(tmp_path / "weights.pt"))) == {nn.GELU}
+    assert gelus(build_clip(str(resnet_config), str(tmp_path / "weights.pt"))) == {QuickGELU}
+
+
+def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch):
+    """Also where the file is no TorchScript archive, as the ones on the hub."""
+    torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.bin")
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: tmp_path / "weights.bin")
+    config = {**RESNET, "quick_gelu": False}
+    monkeypatch.setattr(open_clip, "get_model_config", {"RN50": config}.get)
+    assert gelus(build_clip("RN50", "openai")) == {QuickGELU}
