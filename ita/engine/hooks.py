@@ -4,11 +4,10 @@ import datetime
 import logging
 import resource
 import sys
-import warnings
 from multiprocessing.sharedctypes import Synchronized
 
 import torch
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
@@ -16,19 +15,6 @@ logger = logging.getLogger(__name__)
 
 # Iterations between log lines, and those that the scalars in them are medians of.
 WINDOW = 20
-
-
-class LRScheduler(hooks.LRScheduler):
-    """Detectron2's hook, which advances the schedule with every iteration, skipped steps included.
-
-    PyTorch takes a first step that was skipped for a mistake in the order of calls.
-    """
-
-    def after_step(self) -> None:
-        """Advance the schedule by an iteration."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-            super().after_step()
 
 
 class Throughput(HookBase):

@@ -23,7 +23,7 @@ from ita.data import TrainingMapper, build_train_loader
 from ita.data.loaders import RecordLoader
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
-from ita.engine.hooks import WINDOW, LRScheduler, ProgressWriter, SkippedImages, Throughput
+from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.setup import seed_process
 from ita.engine.step import OptimizerStep, matmul_dtype
@@ -183,7 +183,7 @@ class Trainer(TrainerBase):
         )
         return [
             hooks.IterationTimer(),
-            LRScheduler(),
+            hooks.LRScheduler(),
             Throughput(cfg.SOLVER.IMS_PER_BATCH, torch.device(cfg.MODEL.DEVICE)),
             SkippedImages(self.mapper.num_skipped),
             hooks.PeriodicCheckpointer(self.checkpointer, checkpoint_period) if main else None,
