@@ -1,0 +1,438 @@
+"""The whole model through its public interface."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from torch import nn
+
+from ita.config import load_config
+from ita.meta_arch import ITA
+from ita.modeling.clip import DENSE
+from ita.modeling.inference import InferenceOptions
+from ita.modeling.vocabulary import BARE, ClassList, class_logits
+from tests.engine.tiny import CONFIG, overrides
+
+EVERYTHING = InferenceOptions(panoptic=True, instance=True)
+TEST = ClassList.from_strings("test", ["cat, kitten", "zebra", "grass", "tree", "boat, ship"])
+
+
+def make_record(height=64, width=96, /, targets=2, seed=0, **more):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    instances = Instances((height, width))
+    instances.gt_classes = torch.randint(0, 5, (targets,), generator=generator)
+    coarse = torch.rand(targets, 1, 3, 4, generator=generator) > 0.6
+    instances.gt_masks = F.interpolate(coarse.float(), (height, width))[:, 0].bool()
+    return {"image": image, "instances": instances, **more}
+
+
+def fixed_points(sets, count, device):
+    points = torch.rand(count, 2, generator=torch.Generator().manual_seed(9))
+    return points.to(device).expand(sets, count, 2)
+
+
+def without_zeros(model):
+    """Some matrices start at zero, which would stop gradients and hide differences."""
+    for module in (model.pixel_decoder, model.decoder):
+        for parameter in module.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("targets", [(2, 3), (0, 2), (0, 0), (9, 1)])
+@pytest.mark.parametrize("options", [{}, {"num_dominant": 0, "self_attention": True}])
+def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(targets, options, make_ita):
+    """Else distributed training hangs; 9 targets are more than the 7 learned queries alone."""
+    model = without_zeros(make_ita(**options)).train()
+    losses = model([make_record(targets=n, seed=i) for i, n in enumerate(targets)])
+    assert set(losses) == {
+        f"loss_{kind}{suffix}"
+        for kind in ("ce", "mask", "dice")
+        for suffix in ("", "_0", "_1", "_2", "_3")
+    }
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone."):
+            assert not parameter.requires_grad
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            if sum(targets):
+                assert parameter.grad.any(), name
+    assert not any(module.training for module in model.backbone.clip.modules())
+
+
+def test_frozen_keys_are_those_of_clip(make_ita):
+    model = make_ita()
+    frozen = model.frozen_state_keys()
+    assert frozen == {f"backbone.{name}" for name in model.backbone.state_dict()}
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == set(model.state_dict()) - frozen
+
+
+def test_built_from_a_config():
+    model = build_model(load_config(CONFIG, overrides()))
+    assert isinstance(model, ITA)
+    assert (model.decoder.num_dominant, model.decoder.num_queries) == (4, 6)
+    assert len(model.decoder.layers) == 2
+    assert model.vocabulary.class_list.name == "toy"
+    losses = model.train()([make_record(targets=1)])
+    assert all(loss.isfinite() for loss in losses.values())
+    plain = build_model(load_config(CONFIG, overrides(MODEL__ITA__NUM_DOMINANT=0)))
+    assert plain.dominant is None
+    assert len(plain.decoder.query_position.weight) == 6
+
+
+@pytest.fixture
+def count_texts(monkeypatch):
+    """Counts the texts that a model's CLIP encodes."""
+
+    def count(model):
+        texts, encode = Counter(), model.backbone.encode_text
+
+        def counting(batch):
+            texts.update(batch)
+            return encode(batch)
+
+        monkeypatch.setattr(model.backbone, "encode_text", counting)
+        return texts
+
+    return count
+
+
+@pytest.mark.parametrize("candidate_text", ["prompted", "bare"])
+def test_a_name_is_encoded_once_however_often_it_is_used(candidate_text, make_ita, count_texts):
+    model = make_ita(candidate_text=candidate_text)
+    texts = count_texts(model)
+    for _ in range(2):
+        model.train()([make_record()])
+        with model.use_vocabulary(TEST, ()), torch.no_grad():
+            model.eval()([make_record()])
+        model.set_vocabulary(TEST, ())
+        model.set_vocabulary(model.train_class_list, ())
+    assert set(texts.values()) == {1}
+    names = {*TEST.synonyms, *model.train_class_list.synonyms}
+    prompted = 14 * (len(names) + (candidate_text == "prompted"))
+    assert len(texts) == prompted + (candidate_text == "bare") * (len(names) + 1)
+
+
+def test_a_vocabulary_is_used_within_its_block_only(make_ita):
+    model = make_ita()
+    training = model.vocabulary
+    assert training.class_list is model.train_class_list
+    assert training.thing_ids == {0, 1, 4}
+    assert training.seen.all()
+    with model.use_vocabulary(TEST, (1, 4)):
+        assert model.vocabulary.class_list is TEST
+        assert model.vocabulary.thing_ids == {1, 4}
+        assert model.vocabulary.seen.tolist() == [True, False, True, False, False]
+        with model.use_vocabulary(model.train_class_list, ()):
+            assert model.vocabulary.thing_ids == set()
+        assert model.vocabulary.class_list is TEST
+    assert model.vocabulary is training
+
+    with pytest.raises(KeyError), model.use_vocabulary(TEST, ()):
+        raise KeyError
+    assert model.vocabulary is training
+
+
+def test_new_weights_of_clip_make_new_text_features(make_ita, convnext_clip):
+    """Also of a state dict loaded straight into the model."""
+    model = make_ita()
+    before = model.vocabulary.features
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    original = state["backbone.clip.text_projection"]
+    try:
+        changed = {**state, "backbone.clip.text_projection": original.flip(0)}
+        model.load_state_dict(changed)
+        assert not torch.allclose(model.vocabulary.features, before)
+    finally:
+        model.load_state_dict(state)
+    assert torch.equal(model.vocabulary.features, before)
+
+
+@pytest.mark.parametrize("candidate_text", ["prompted", "bare"])
+def test_candidates_are_all_synonyms_and_other(candidate_text, make_ita):
+    width = make_ita().backbone.embed_dim
+    table = {"dog": torch.full((width,), 2.0), "other": torch.ones(width), "zebra": torch.ones(1)}
+    model = make_ita(
+        candidate_text=candidate_text,
+        name_table=table,
+        classes=("cat", "dog, cat", "sky"),
+    )
+    candidates = model.vocabulary.candidates
+    names = ("cat", "dog", "cat", "sky", "other")
+    assert candidates.names == names
+    prompts = {"prompts": BARE} if candidate_text == "bare" else {}
+    expected = model.text_features.encode(names, **prompts)
+    assert torch.equal(candidates.ranking, expected)
+    expected[1], expected[4] = 2.0, 1.0
+    assert torch.equal(candidates.queries, expected)
+    if candidate_text == "prompted":
+        assert torch.equal(candidates.ranking[:4], model.vocabulary.features)
+    assert make_ita(num_dominant=0).vocabulary.candidates is None
+
+
+def test_the_shared_embedding_is_of_the_valid_area(clip, make_ita):
+    """Neither the batch's padding nor the mapper's counts, nor what is in it."""
+    model = make_ita(clip)
+    records = [make_record(70, 40), make_record(96, 128, valid_size=(50, 97))]
+    dense = torch.randn(2, clip.channels["res5"], 3, 4)
+    ours = model.embed_images(records, dense)
+    for b, (height, width) in enumerate([(70, 40), (50, 97)]):
+        rows, columns = math.ceil(height / 32), math.ceil(width / 32)
+        part = [min(1, height / 32 - i) for i in range(rows)]
+        other = [min(1, width / 32 - i) for i in range(columns)]
+        fraction = torch.zeros(1, 3, 4)
+        fraction[0, :rows, :columns] = torch.tensor(part)[:, None] * torch.tensor(other)
+        expected = clip.embed_area(dense[b : b + 1], fraction)
+        torch.testing.assert_close(ours[b : b + 1], expected)
+        garbage = dense.clone()
+        garbage[b, :, rows:] = garbage[b, :, :, columns:] = 1e4
+        torch.testing.assert_close(model.embed_images(records, garbage)[b], ours[b])
+
+
+def test_the_second_pass_takes_the_image_without_its_padding(make_ita):
+    model = make_ita(image_embedding="clip_preprocess")
+    record = make_record(96, 128, valid_size=(50, 97))
+    record["image"][:, 50:] = record["image"][:, :, 97:] = 128
+    unused = torch.zeros(1, 1, 3, 4)
+    ours = model.embed_images([record], unused)
+    expected = model.backbone.embed_images([record["image"][:, :50, :97]])
+    assert torch.equal(ours, expected)
+    alone = {"image": record["image"][:, :50, :97]}
+    assert torch.equal(model.embed_images([alone], unused), expected)
+
+
+def decoder_queries(model, records):
+    """Dominant queries and the number of predictions that the decoder was given and made."""
+    seen = []
+    hook = model.decoder.register_forward_hook(
+        lambda _, args, out: seen.append((args[3], out[-1].class_logits.shape))
+    )
+    with torch.no_grad():
+        model.eval()(records)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("image_embedding", ["shared", "clip_preprocess"])
+def test_dominant_queries_are_those_of_each_image(image_embedding, make_ita):
+    model = make_ita(image_embedding=image_embedding)
+    records = [make_record(70, 40, seed=1), make_record(96, 128, seed=2)]
+    features = model.backbone(normalized(model, records))
+    queries, shape = decoder_queries(model, records)
+    embedding = model.embed_images(records, features[DENSE])
+    assert torch.equal(queries, model.dominant(embedding, model.vocabulary.candidates))
+    assert shape == (2, 3 + 7, 6)
+
+
+def normalized(model, records):
+    """RGB minus mean over standard deviation, then zeros right and bottom."""
+    images = [record["image"] for record in records]
+    height, width = (max(-(-i.shape[d] // 32) * 32 for i in images) for d in (1, 2))
+    batch = torch.zeros(len(images), 3, height, width)
+    for row, image in zip(batch, images, strict=True):
+        mean = torch.tensor(model.backbone.pixel_mean)[:, None, None]
+        std = torch.tensor(model.backbone.pixel_std)[:, None, None]
+        row[:, : image.shape[1], : image.shape[2]] = (image - mean) / std
+    return batch
+
+
+def test_fewer_candidates_than_queries(make_ita):
+    model = make_ita(num_dominant=3, classes=("cat",))
+    queries, shape = decoder_queries(model, [make_record()])
+    assert queries.shape[1] == 2  # cat and other
+    assert shape == (1, 2 + 7, 2)
+
+
+@pytest.mark.parametrize("classes", [("cat",), ("cat, kitten, tabby",), TEST.names])
+@pytest.mark.parametrize("options", [EVERYTHING, InferenceOptions()])
+def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
+    model = without_zeros(make_ita(clip, inference=options)).eval()
+    class_list = ClassList.from_strings("few", classes)
+    records = [make_record(33, 95), make_record(70, 40, height=21, width=17), make_record(1, 50)]
+    with model.use_vocabulary(class_list, (0,)), torch.no_grad():
+        results = model(records)
+    assert len(results) == 3
+    for result, size in zip(results, [(33, 95), (21, 17), (1, 50)], strict=True):
+        assert result["sem_seg"].shape == (len(class_list), *size)
+        assert result["sem_seg"].isfinite().all()
+        if options is EVERYTHING:
+            ids, segments = result["panoptic_seg"]
+            assert ids.shape == size
+            assert set(ids.unique().tolist()) <= {0, *(s["id"] for s in segments)}
+            assert result["instances"].image_size == size
+            assert (result["instances"].pred_classes == 0).all()
+        else:
+            assert set(result) == {"sem_seg"}
+
+
+def test_an_image_in_a_batch_is_the_image_alone(clip, make_ita):
+    model = without_zeros(make_ita(clip)).eval()
+    records = [make_record(64, 96, seed=i) for i in range(3)]
+    with torch.no_grad():
+        together = model(records)
+        for record, result in zip(records, together, strict=True):
+            torch.testing.assert_close(model([record])[0]["sem_seg"], result["sem_seg"])
+
+
+def test_thousands_of_classes(make_ita, monkeypatch):
+    model = make_ita().eval()
+    monkeypatch.setattr(
+        model.backbone, "encode_text", lambda t: torch.randn(len(t), model.backbone.embed_dim)
+    )
+    many = ClassList.from_strings("many", [f"class {i}, name {i}" for i in range(2000)])
+    with model.use_vocabulary(many, range(1000)), torch.no_grad():
+        (result,) = model([make_record(32, 32)])
+    assert result["sem_seg"].shape == (2000, 32, 32)
+
+
+@pytest.mark.parametrize("on_valid_mask", [False, True])
+def test_the_class_scores_combine_decoder_and_frozen_clip(
+    on_valid_mask, clip, make_ita, monkeypatch
+):
+    """Softmax by softmax, with the exponents of seen and unseen classes (design section 7)."""
+    options = InferenceOptions(alpha=0.3, beta=0.7, ensemble_on_valid_mask=on_valid_mask)
+    model = without_zeros(make_ita(clip, inference=options)).eval()
+    seen = {}
+    monkeypatch.setattr(
+        "ita.meta_arch.segment_image", lambda scores, *_, **__: seen.update(scores=scores) or {}
+    )
+
+    def replace_masks(_, args, out):
+        """Masks of both signs, every second one empty."""
+        masks = out[-1].mask_logits + torch.randn(1, 10, 1, 1) - out[-1].mask_logits.mean()
+        masks[:, ::2] = -1
+        seen.update(classifier=args[2], last=out[-1]._replace(mask_logits=masks))
+        return [*out[:-1], seen["last"]]
+
+    model.decoder.register_forward_hook(replace_masks)
+    record = make_record(64, 96, seed=3)
+    with model.use_vocabulary(TEST, ()), torch.no_grad():
+        model([record])
+    classifier, (logits, masks) = seen["classifier"], seen["last"]
+    assert len(classifier.weight) == len(TEST.synonyms) + 1
+    void = F.normalize(model.void_embedding.weight, dim=-1)
+    torch.testing.assert_close(classifier.weight[-1:], void)
+    dense = clip(normalized(model, [record]))[DENSE]
+    masks = F.interpolate(masks, size=(2, 3), mode="bilinear", align_corners=False)
+    regions = clip.embed_masks(dense, masks)
+    outside = class_logits(regions, classifier, clip.clip.logit_scale)
+    p_in, p_out = logits[..., :-1].softmax(-1), outside[..., :-1].softmax(-1)
+    exponent = torch.tensor([0.3, 0.7, 0.3, 0.7, 0.7]).expand_as(p_in).clone()
+    empty = (masks <= 0).flatten(2).all(-1)
+    assert 0 < empty.sum() < empty.numel()
+    if on_valid_mask:
+        exponent[empty] = 0
+    classes = (p_in ** (1 - exponent) * p_out**exponent).log().softmax(-1)
+    void = logits.softmax(-1)[..., -1:]
+    expected = torch.log(torch.cat([classes * (1 - void), void], -1) + 1e-8)
+    torch.testing.assert_close(seen["scores"], expected[0])
+
+
+def test_targets_are_padded_like_the_images(make_ita):
+    """A batch of unequal sizes: each target lies where its image does."""
+    model, seen = make_ita().train(), {}
+    model.criterion.register_forward_hook(lambda _, args, __: seen.update(args=args))
+    records = [make_record(33, 90), make_record(64, 40, targets=0)]
+    model(records)
+    predictions, targets = seen["args"]
+    assert predictions[0].mask_logits.shape[-2:] == (16, 24)
+    for target, record in zip(targets, records, strict=True):
+        truth = record["instances"]
+        assert torch.equal(target.labels, truth.gt_classes)
+        assert target.masks.shape == (len(truth), 64, 96)
+        height, width = truth.image_size
+        assert torch.equal(target.masks[:, :height, :width].bool(), truth.gt_masks)
+        assert target.masks.sum() == truth.gt_masks.sum()
+
+
+def run_in(model, records, device, dtype):
+    """Losses in mixed precision, and the types of what modules put out."""
+    types = {}
+    for name, module in model.named_modules():
+        if name and not name.startswith("backbone"):  # which is shared by the tests
+            module.register_forward_hook(
+                lambda _, __, out, name=name: types.update({name: {x.dtype for x in tensors(out)}})
+            )
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        return model.train()(records), types
+
+
+def tensors(out):
+    if isinstance(out, torch.Tensor):
+        return [out]
+    values = out.values() if isinstance(out, dict) else out
+    return [x for value in values for x in tensors(value)]
+
+
+def assert_mixed_precision(make_ita, device, dtype):
+    records = [make_record(128, 128, targets=3, seed=i) for i in range(2)]
+    losses = {}
+    for d in (torch.float32, dtype):
+        model = without_zeros(make_ita(point_source=fixed_points)).to(device)
+        model.criterion.importance_ratio = 0.0
+        losses[d], types = run_in(model, records, device, d)
+        sum(losses[d].values()).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad.isfinite().all(), name
+    assert types["criterion"] == {torch.float32}
+    pixel = {name: t for name, t in types.items() if name.startswith("pixel_decoder")}
+    assert set().union(*pixel.values()) == {torch.float32}
+    low = ("cross_attention.out_proj", "feed_forward.linear1", "feed_forward.linear2")
+    for i in range(4):
+        for part in low:
+            assert types[f"decoder.layers.{i}.{part}"] == {dtype}
+    assert types["decoder.head.mask_embed"] == {dtype}
+    assert types["decoder"] == {dtype}
+    assert types["dominant.projection"] == {dtype}
+    exact, low = (sum(losses[d].values()).item() for d in losses)
+    assert low == pytest.approx(exact, rel=0.02)
+    assert low != exact
+
+
+def test_mixed_precision_on_the_cpu(make_ita):
+    assert_mixed_precision(make_ita, "cpu", torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixed_precision_on_the_gpu(dtype, make_ita, convnext_clip):
+    try:
+        assert_mixed_precision(make_ita, "cuda", dtype)
+    finally:
+        convnext_clip.to("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_batch_without_targets_on_the_gpu(dtype, make_ita, convnext_clip):
+    try:
+        model = make_ita().cuda()
+        losses, _ = run_in(model, [make_record(targets=0)], "cuda", dtype)
+        sum(losses.values()).backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad.isfinite().all() for p in trained)
+    finally:
+        convnext_clip.to("cpu")
+
+
+def test_results_are_in_float32_under_mixed_precision(clip, make_ita):
+    model = without_zeros(make_ita(clip, inference=EVERYTHING)).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (result,) = model([make_record()])
+    assert result["sem_seg"].dtype == torch.float32
+    assert result["instances"].scores.dtype == torch.float32
+    # Sums that were rounded to bfloat16 on the way would be few different numbers.
+    assert len(result["sem_seg"].unique()) > 10000
