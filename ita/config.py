@@ -169,6 +169,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
     # Mixed precision's type: "float16", "bfloat16", or "auto" (float16 on GPUs, bfloat16 on CPUs).
     cfg.SOLVER.AMP.DTYPE = "auto"
+    # Evaluate in mixed precision, of the type that SOLVER.AMP.DTYPE says.
+    cfg.TEST.AMP = False
     # Images of a prediction beside its truth that each evaluation writes.
     cfg.TEST.NUM_PICTURES = 4
 

@@ -63,7 +63,7 @@ def evaluate(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log a table and write ``OUTPUT_DIR/results.json``.
 
-    The model computes in float32 unless ``SOLVER.AMP.ENABLED`` is on and it is on a GPU. Its
+    The model computes in float32, as published numbers do, unless ``TEST.AMP`` is on. Its
     vocabulary and its mode are afterwards what they were before. Every process calls this.
 
     Args:
@@ -100,8 +100,7 @@ def _evaluate_one(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> dict[str
         pictures=cfg.TEST.NUM_PICTURES,
     )
     device = torch.device(cfg.MODEL.DEVICE)
-    mixed = cfg.SOLVER.AMP.ENABLED and device.type == "cuda"
-    dtype = matmul_dtype(mixed, cfg.SOLVER.AMP.DTYPE, device)
+    dtype = matmul_dtype(cfg.TEST.AMP, cfg.SOLVER.AMP.DTYPE, device)
     logger.info(
         "Evaluating %d images of %s with class list %s in %s",
         test_set.loader.num_images,
