@@ -155,6 +155,9 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # Pad training images to IMAGE_SIZE x IMAGE_SIZE. Positions are relative to the padded frame, so
+    # without jitter a model learns one padding, and does poorly at inference, where there is none.
+    cfg.INPUT.PAD_TO_IMAGE_SIZE = True
     # Class lists that replace the data sets' own: one file for all of DATASETS.TEST, or one each
     # ("" keeps a set's own); the training list likewise.
     cfg.DATASETS.TRAIN_VOCABULARY = ""

@@ -39,6 +39,7 @@ class TrainingMapper:
         min_scale: float,
         max_scale: float,
         flip: str = "horizontal",
+        pad: bool = True,
     ) -> None:
         """Prepare the augmentation.
 
@@ -48,6 +49,7 @@ class TrainingMapper:
             min_scale: least size of the image before the crop, relative to ``image_size``.
             max_scale: greatest one; the two equal to 1 and no flip: nothing is random.
             flip: "horizontal" (every second image) or "none".
+            pad: pad smaller images to S x S; else they stay smaller, as at inference.
         """
         if flip not in FLIPS:
             raise UserError(f"flip is {flip!r}; it can be {' or '.join(map(repr, FLIPS))}")
@@ -67,7 +69,7 @@ class TrainingMapper:
         )
         # 255 is void in label maps of 8 bits; two such bytes are void in those of 16.
         self._crop_or_pad = T.FixedSizeCrop(
-            (image_size, image_size), pad=True, pad_value=PAD_VALUE, seg_pad_value=255
+            (image_size, image_size), pad=pad, pad_value=PAD_VALUE, seg_pad_value=255
         )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -76,7 +78,8 @@ class TrainingMapper:
         Returns:
             None if all of the image is void or crowd, else a dict of
 
-            - ``image``: uint8 [3, S, S] RGB, the image at the top left, padded with 128.
+            - ``image``: uint8 [3, S, S] RGB, the image at the top left, padded with 128; smaller
+              if it is not to be padded.
             - ``valid_size``: (height, width) of the image without its padding.
             - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` bool [M, S, S]; padding is in no
               mask.

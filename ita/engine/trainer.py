@@ -251,6 +251,7 @@ def _build_mapper(cfg: CfgNode) -> TrainingMapper:
         min_scale=cfg.INPUT.MIN_SCALE,
         max_scale=cfg.INPUT.MAX_SCALE,
         flip=cfg.INPUT.RANDOM_FLIP,
+        pad=cfg.INPUT.PAD_TO_IMAGE_SIZE,
     )
 
 

@@ -41,6 +41,15 @@ def test_same_size_is_untouched_and_padded(quarters):
     assert mapped["image_id"] == 0
 
 
+def test_without_padding_the_image_is_as_at_inference(quarters):
+    (record,) = quarters.register()
+    mapped = plain(30, pad=False)(record)
+    assert mapped["valid_size"] == mapped["image"].shape[1:] == (20, 30)
+    assert mapped["instances"].image_size == (20, 30)
+    as_at_inference = InferenceMapper(min_size=20, max_size=30)(record)["image"]
+    assert torch.equal(mapped["image"], as_at_inference)
+
+
 def test_crowd_and_void_are_no_targets(quarters):
     (record,) = quarters.register()
     instances = plain(60)(record)["instances"]
