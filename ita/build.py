@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 
-from ita.data.catalogue import class_list_for
+from ita.data import class_list_for
 from ita.modeling.clip import FrozenCLIP
 from ita.modeling.clip_weights import build_clip
 from ita.modeling.criterion import SetCriterion

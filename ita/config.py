@@ -155,9 +155,15 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # Short side and greatest long side of test images; -1: as is usual for each data set (1024 and
+    # 2560 for Cityscapes and Mapillary Vistas, 800 and 1333 for the others).
+    cfg.INPUT.MIN_SIZE_TEST = -1
+    cfg.INPUT.MAX_SIZE_TEST = -1
     # Pad training images to IMAGE_SIZE x IMAGE_SIZE. Positions are relative to the padded frame, so
     # without jitter a model learns one padding, and does poorly at inference, where there is none.
     cfg.INPUT.PAD_TO_IMAGE_SIZE = True
+    # YAML files that describe data sets of one's own (dataset.md, "Your own data").
+    cfg.DATASETS.CUSTOM = ()
     # Class lists that replace the data sets' own: one file for all of DATASETS.TEST, or one each
     # ("" keeps a set's own); the training list likewise.
     cfg.DATASETS.TRAIN_VOCABULARY = ""

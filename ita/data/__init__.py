@@ -3,16 +3,16 @@
 Importing this package registers the data sets of the catalogue with Detectron2.
 """
 
-from ita.data.catalogue import (
+from ita.data.class_lists import read_class_list
+from ita.data.loaders import build_test_loader, build_train_loader
+from ita.data.mapper import InferenceMapper, TrainingMapper
+from ita.data.reading import load_semantic_label
+from ita.data.registration import (
     class_list_for,
     register_all,
     register_panoptic,
     register_semantic,
 )
-from ita.data.class_lists import read_class_list
-from ita.data.loaders import build_test_loader, build_train_loader
-from ita.data.mapper import InferenceMapper, TrainingMapper
-from ita.data.reading import load_semantic_label
 
 __all__ = [
     "InferenceMapper",

@@ -13,14 +13,20 @@ from detectron2.data import (
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
-from ita.data.catalogue import check_registered
 from ita.data.records import Record
+from ita.data.registration import check_registered
 from ita.errors import UserError
 
 Mapper = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 Batch = list[dict[str, Any]]
 # What must agree for sets that are trained on together, since one mapper reads them all.
-_SHARED_METADATA = ("class_list", "label_ids", "ignored_label_values", "ignore_label")
+_SHARED_METADATA = (
+    "class_list",
+    "label_ids",
+    "ignored_label_values",
+    "label_bits",
+    "ignore_label",
+)
 
 
 def build_train_loader(

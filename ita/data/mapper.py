@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ita.data.reading import load_semantic_label, read_image, read_segment_index
+from ita.data.registration import check_registered
 from ita.errors import UserError
 
 # Gray that pads images before normalization (design section 6).
@@ -161,10 +162,24 @@ class InferenceMapper:
         """Prepare the resizing (design section 7).
 
         Args:
-            min_size: the shorter side after resizing, in pixels.
+            min_size: the shorter side after resizing, in pixels; 0: images stay as they are.
             max_size: the most that the longer side may have; it takes precedence.
         """
         self._resize = T.ResizeShortestEdge(min_size, max_size)
+
+    @classmethod
+    def for_dataset(cls, name: str, *, min_size: int, max_size: int) -> "InferenceMapper":
+        """A mapper of a registered data set; a negative size stands for the set's own.
+
+        Raises:
+            UserError: no such data set.
+        """
+        check_registered(name)
+        own_min, own_max = MetadataCatalog.get(name).test_size
+        return cls(
+            min_size=own_min if min_size < 0 else min_size,
+            max_size=own_max if max_size < 0 else max_size,
+        )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Map a record of the data set, or a bare ``{"file_name": path}``.

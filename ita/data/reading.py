@@ -26,7 +26,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def read_label_values(path: str) -> np.ndarray:
-    """Read the values of a label PNG as integers [H, W]: grayscale of 8 or 16 bits, or palette.
+    """Read the values of a label map as integers [H, W]: grayscale of 8 or 16 bits, or palette.
 
     Raises:
         UserError: no such file, not decodable, or a color image.
@@ -75,8 +75,8 @@ def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
 def load_semantic_label(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray:
     """The true class of every pixel of a record.
 
-    It is read from the semantic PNG, or else made from all segments of the panoptic one, crowd
-    segments included.
+    It is read from the semantic label map, or else made from all segments of the panoptic PNG,
+    crowd segments included.
 
     Args:
         record: a record of the data set.
@@ -86,17 +86,23 @@ def load_semantic_label(record: Mapping[str, Any], metadata: Metadata) -> np.nda
         int64 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
 
     Raises:
-        UserError: a file that cannot be read (its path), or a label value that is neither a class
-            nor declared as ignored (path, value).
+        UserError: a file that cannot be read or has too few bits (its path), or a label value that
+            is neither a class nor declared as ignored (path, value).
     """
     if "sem_seg_file_name" in record:
-        return _semantic_png(record["sem_seg_file_name"], metadata)
+        return _semantic_map(record["sem_seg_file_name"], metadata)
     classes = [segment["category_id"] for segment in record["segments_info"]]
     return np.array([*classes, metadata.ignore_label], np.int64)[read_segment_index(record)]
 
 
-def _semantic_png(path: str, metadata: Metadata) -> np.ndarray:
+def _semantic_map(path: str, metadata: Metadata) -> np.ndarray:
     values = read_label_values(path)
+    bits = getattr(metadata, "label_bits", 8)
+    if values.dtype.itemsize * 8 < bits:
+        raise UserError(
+            f"{path} has {values.dtype.itemsize * 8} bits per pixel, too few for the labels of "
+            f"this data set, which have {bits}; prepare it again"
+        )
     table = np.full(MAX_LABEL_VALUES, -1, np.int64)
     table[list(metadata.ignored_label_values)] = metadata.ignore_label
     table[list(metadata.label_ids)] = np.arange(len(metadata.label_ids))

@@ -1,9 +1,9 @@
-"""Records (Detectron2's data set dicts) from COCO panoptic json or from a folder of label PNGs."""
+"""Records (Detectron2's data set dicts) from COCO panoptic json or from a folder of label maps."""
 
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+# The files that a record names.
+FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 
 
 def load_panoptic_records(
@@ -21,14 +23,22 @@ def load_panoptic_records(
     panoptic_root: Path,
     class_of_category: Mapping[int, int],
     thing_ids: Sequence[int],
+    *,
+    image_suffix: str = "",
+    panoptic_suffix: str = ".png",
     semantic_root: Path | None = None,
+    semantic_suffix: str = ".png",
 ) -> list[Record]:
     """Read COCO panoptic json.
 
     Args:
         class_of_category: the json's category id -> contiguous class id.
         thing_ids: contiguous ids of the things.
-        semantic_root: label PNGs of the same names as the panoptic ones, if there are any.
+        image_suffix: what follows the stem of a panoptic PNG in its image's name, in any subfolder
+            of ``image_root``; empty: the json names the image files.
+        panoptic_suffix: what the stem is followed by in panoptic PNGs.
+        semantic_root: label maps of the same stems, in any subfolder, if there are any.
+        semantic_suffix: what the stem is followed by in label maps.
 
     Returns:
         One record per annotated image: ``file_name``, ``image_id``, ``height``, ``width``,
@@ -36,7 +46,8 @@ def load_panoptic_records(
         ``isthing``) and, with ``semantic_root``, ``sem_seg_file_name``.
 
     Raises:
-        UserError: json that is not COCO panoptic, no images, or a category that is no class.
+        UserError: json that is not COCO panoptic, no images, a category that is no class, or an
+            image or label map that is not there.
     """
     content = _read_json(panoptic_json)
     try:
@@ -51,13 +62,20 @@ def load_panoptic_records(
         raise UserError(f"{panoptic_json}: {error}") from error
     if not records:
         raise UserError(f"{panoptic_json} annotates no images")
+    stems = [
+        os.path.basename(record["pan_seg_file_name"]).removesuffix(panoptic_suffix)
+        for record in records
+    ]
+    if image_suffix:
+        _name_files(records, "file_name", stems, image_root, image_suffix)
+    else:
+        for record in records:
+            record["file_name"] = os.path.join(image_root, record["file_name"])
+    if semantic_root is not None:
+        _name_files(records, "sem_seg_file_name", stems, semantic_root, semantic_suffix)
     things = frozenset(thing_ids)
     for record in records:
-        png = record["pan_seg_file_name"]
-        record["file_name"] = os.path.join(image_root, record["file_name"])
-        record["pan_seg_file_name"] = os.path.join(panoptic_root, png)
-        if semantic_root is not None:
-            record["sem_seg_file_name"] = os.path.join(semantic_root, png)
+        record["pan_seg_file_name"] = os.path.join(panoptic_root, record["pan_seg_file_name"])
         for segment in record["segments_info"]:
             segment["isthing"] = segment["category_id"] in things
     return records
@@ -101,48 +119,112 @@ def _panoptic_record(
     }
 
 
-def load_semantic_records(image_root: Path, label_root: Path) -> list[Record]:
-    """Pair the label PNGs of a folder with the images of the same stem.
+def _name_files(
+    records: Sequence[Record], key: str, stems: Sequence[str], root: Path, suffix: str
+) -> None:
+    """Set each record's ``key`` to the file of its stem below ``root``."""
+    files = {os.path.basename(stem): path for stem, path in iterate_files(root, suffix)}
+    _check_all_there(stems, files, f"in {root}", suffix)
+    for record, stem in zip(records, stems, strict=True):
+        record[key] = files[stem]
+
+
+def load_semantic_records(
+    image_root: Path,
+    label_root: Path,
+    *,
+    image_suffix: str = "",
+    label_suffix: str = ".png",
+    stems_file: Path | None = None,
+) -> list[Record]:
+    """Pair the label maps below a folder with the images of the same stems and subfolders.
+
+    Args:
+        image_suffix: what follows the stem in an image's name; empty: any image suffix.
+        label_suffix: what follows it in a label map's name.
+        stems_file: text file of the stems that belong to the set; all do without one.
 
     Returns:
-        One record per label PNG in the order of their names: ``file_name``, ``image_id`` (the
-        stem) and ``sem_seg_file_name``.
+        One record per label map in the order of their names: ``file_name``, ``image_id`` (the
+        stem, with its subfolder) and ``sem_seg_file_name``.
 
     Raises:
-        UserError: no label PNGs, or one without an image.
+        UserError: no label maps, or one without an image.
     """
-    images = {
-        stem: name
-        for stem, suffix, name in _list_files(image_root)
-        if suffix.lower() in IMAGE_SUFFIXES
-    }
-    labels = {stem: name for stem, suffix, name in _list_files(label_root) if suffix == ".png"}
+    labels = dict(iterate_files(label_root, label_suffix))
+    if stems_file is not None:
+        stems = _read_stems(stems_file)
+        _check_all_there(stems, labels, f"of {stems_file} in {label_root}", label_suffix)
+        labels = {stem: labels[stem] for stem in stems}
     if not labels:
-        raise UserError(f"no label maps (*.png) in {label_root}")
+        raise UserError(f"no label maps (*{label_suffix}) in {label_root}")
+    images = _images_in({os.path.dirname(stem) for stem in labels}, image_root, image_suffix)
     missing = labels.keys() - images.keys()
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(labels)} label maps in {label_root} have no image in "
-            f"{image_root}, the first is {labels[min(missing)]}"
+            f"{image_root}, the first is {os.path.relpath(labels[min(missing)], label_root)}"
         )
-    if len(images) > len(labels):
-        logger.info("%d images of %s have no label map", len(images) - len(labels), image_root)
+    if stems_file is None and len(images) > len(labels):
+        logger.warning("%d images of %s have no label map", len(images) - len(labels), image_root)
     return [
-        {
-            "file_name": os.path.join(image_root, images[stem]),
-            "image_id": stem,
-            "sem_seg_file_name": os.path.join(label_root, labels[stem]),
-        }
+        {"file_name": images[stem], "image_id": stem, "sem_seg_file_name": labels[stem]}
         for stem in sorted(labels)
     ]
 
 
-def _list_files(folder: Path) -> list[tuple[str, str, str]]:
-    """(stem, suffix, name) of everything in a folder."""
+def iterate_files(root: Path, suffix: str) -> Iterator[tuple[str, str]]:
+    """The stem, with its subfolder, and the path of every file below a folder with this suffix."""
     try:
-        return [(*os.path.splitext(name), name) for name in os.listdir(folder)]
+        entries = list(os.scandir(root))
     except OSError as error:
-        raise UserError(f"cannot list {folder}: {error.strerror}") from error
+        raise UserError(f"cannot list {root}: {error.strerror}") from error
+    for entry in entries:
+        if entry.is_dir():
+            for stem, path in iterate_files(Path(entry.path), suffix):
+                yield f"{entry.name}/{stem}", path
+        elif entry.name.endswith(suffix):
+            yield entry.name.removesuffix(suffix), entry.path
+
+
+def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, str]:
+    """Stem with subfolder -> path of the images that lie directly in these subfolders."""
+    images: dict[str, str] = {}
+    for folder in folders:
+        try:
+            names = sorted(os.listdir(root / folder))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot list {root / folder}: {error.strerror}") from error
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            if suffix:
+                stem, is_image = name.removesuffix(suffix), name.endswith(suffix)
+            else:
+                is_image = extension.lower() in IMAGE_SUFFIXES
+            if is_image:
+                images.setdefault(os.path.join(folder, stem), str(root / folder / name))
+    return images
+
+
+def _read_stems(path: Path) -> list[str]:
+    try:
+        stems = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not stems:
+        raise UserError(f"{path} names no images")
+    return stems
+
+
+def _check_all_there(stems: Sequence[str], files: Collection[str], where: str, suffix: str) -> None:
+    missing = [stem for stem in stems if stem not in files]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(stems)} files are not {where}, the first is "
+            f"{missing[0]}{suffix}"
+        )
 
 
 def check_a_handful(records: Sequence[Record], hint: str) -> None:
@@ -152,6 +234,6 @@ def check_a_handful(records: Sequence[Record], hint: str) -> None:
         UserError: the first missing path, followed by ``hint``.
     """
     for record in (records[0], records[len(records) // 2], records[-1]):
-        for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
+        for key in FILE_KEYS:
             if key in record and not os.path.isfile(record[key]):
                 raise UserError(f"file not found: {record[key]}{hint}")

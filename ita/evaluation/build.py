@@ -96,6 +96,9 @@ def _has_truth(metadata: Metadata, key: str, task: str) -> bool:
     path = metadata.get(key)
     if path and Path(path).is_file():
         return True
-    reason = f"{path} does not exist" if path else "the data set has no such annotations"
+    missing = getattr(metadata, "missing_truth", {}).get(
+        key, "the data set has no such annotations"
+    )
+    reason = f"{path} does not exist" if path else missing
     logger.warning("%s on %s is skipped: %s", task, metadata.name, reason)
     return False
