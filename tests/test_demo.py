@@ -20,7 +20,7 @@ def run(*arguments: str, **environment: str) -> str:
     process = subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
     )
