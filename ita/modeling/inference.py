@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor
 
 
@@ -42,6 +43,9 @@ def segment_image(
 ) -> dict[str, Any]:
     """All results of one image that are switched on.
 
+    Maps of many classes at the size of a large photograph take tens of GB: what does not fit the
+    GPU is computed, and left, on the CPU.
+
     Args:
         class_log_probability: [Q, C + 1], void last.
         mask_logits: [Q, H, W] at the padded input size.
@@ -55,14 +59,15 @@ def segment_image(
     """
     result: dict[str, Any] = {}
     if options.resize_masks_first:
-        mask_logits = resize_to_output(mask_logits, valid_size, output_size)
+        mask_logits = retry_if_cuda_oom(resize_to_output)(mask_logits, valid_size, output_size)
+        class_log_probability = class_log_probability.to(mask_logits.device)
     if options.semantic:
-        scores = semantic_scores(class_log_probability, mask_logits)
+        scores = retry_if_cuda_oom(semantic_scores)(class_log_probability, mask_logits)
         if not options.resize_masks_first:
-            scores = resize_to_output(scores, valid_size, output_size)
+            scores = retry_if_cuda_oom(resize_to_output)(scores, valid_size, output_size)
         result["sem_seg"] = scores
     if options.panoptic:
-        result["panoptic_seg"] = panoptic_segments(
+        result["panoptic_seg"] = retry_if_cuda_oom(panoptic_segments)(
             class_log_probability,
             mask_logits,
             thing_ids,
@@ -70,7 +75,7 @@ def segment_image(
             overlap_threshold=options.overlap_threshold,
         )
     if options.instance:
-        result["instances"] = instances(
+        result["instances"] = retry_if_cuda_oom(instances)(
             class_log_probability,
             mask_logits,
             thing_ids if options.panoptic else None,
@@ -150,7 +155,7 @@ def panoptic_segments(
     segment_map = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=scores.device)
     if not kept.any():
         return segment_map, []
-    labels, masks = labels[kept], mask_logits[kept].sigmoid()
+    labels, masks = labels[kept], mask_logits[kept].sigmoid_()
     owner = (scores[kept, None, None] * masks).argmax(dim=0)
     inside = masks.gather(0, owner[None])[0] >= 0.5
     owned = torch.bincount(owner.flatten(), minlength=len(labels))

@@ -1,5 +1,6 @@
 """From predictions to segmentations (design section 7) against loops in its words."""
 
+import functools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks
 
+from ita.modeling import inference
 from ita.modeling.inference import (
     InferenceOptions,
     geometric_ensemble,
@@ -251,6 +253,33 @@ def test_class_sums_are_resized_where_nothing_else_needs_masks():
     assert result.keys() == {"sem_seg"}
     expected = resize_to_output(semantic_scores(scores, masks), **SIZES)
     assert torch.equal(result["sem_seg"], expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"panoptic": True, "instance": True}])
+def test_what_does_not_fit_the_gpu_is_tried_again(options, monkeypatch):
+    """Each step runs out of memory once, as PyTorch says it."""
+    scores, masks = random_scores(6, 3, 2), random_masks(6, 8, 12, 2)
+    expected, tried = segment(scores, masks, **options), []
+
+    def fail_first(name):
+        step = getattr(inference, name)
+
+        def run(*args, **kwargs):
+            tried.append(name)
+            if tried.count(name) == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+            return step(*args, **kwargs)
+
+        monkeypatch.setattr(inference, name, functools.wraps(step)(run))
+
+    steps = {"resize_to_output", "semantic_scores"}
+    steps |= {"panoptic_segments", "instances"} if options else set()
+    for name in steps:
+        fail_first(name)
+    result = segment(scores, masks, **options)
+    assert sorted(tried) == sorted([*steps, *steps])
+    assert torch.equal(result["sem_seg"], expected["sem_seg"])
+    assert result.keys() == expected.keys()
 
 
 def test_instances_are_of_things_only_where_panoptic_is_on():
