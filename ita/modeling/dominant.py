@@ -135,7 +135,8 @@ def valid_fraction(
     Returns:
         [B, h, w] in 0-1.
     """
-    size = torch.tensor(valid_sizes, device=device, dtype=torch.float32) / stride
+    size = torch.tensor(valid_sizes, dtype=torch.float32) / stride
+    size = size.to(device, non_blocking=True)  # the GPU is busy with the image encoder
 
     def along(length: Tensor, cells: int) -> Tensor:
         return (length[:, None] - torch.arange(cells, device=device)).clamp(0, 1)

@@ -85,7 +85,9 @@ class DeformableAttention(nn.Module):
         """
         heads, levels, points = self.samples
         batch, cells, _ = query.shape
-        sizes = reference.new_tensor([(w, h) for h, w in shapes])
+        # Not by new_tensor, with which every layer would wait for the GPU.
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
+        sizes = sizes.to(reference.device, non_blocking=True)
         offsets = self.offsets(query).view(batch, cells, heads, levels, points, 2)
         locations = reference[:, None, None, None] + offsets / sizes[:, None]
         weights = self.weights(query).view(batch, cells, heads, levels * points).softmax(dim=-1)
