@@ -85,16 +85,13 @@ def find_weights(model_name: str, weights: str) -> Path:
             f"CLIP weights {weights!r} are neither a file, a folder, nor an open_clip tag of "
             f"{model_name} (its tags: {tags}); set MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
         )
-    folder_name = hub_folder(tag_config)
-    for root in SEARCH_ROOTS:
-        folder = root / folder_name
-        if folder_name and any((folder / name).is_file() for name in WEIGHT_FILES):
-            return _file_in_folder(folder)
+    found = _file_in_hub_folder(tag_config)
+    # Also with a file at hand every process waits in turn: other machines may lack it.
     for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
-        if may_download:
-            path = _download(model_name, weights, tag_config)
+        if may_download and found is None:
+            found = _download(model_name, weights, tag_config)
         comm.synchronize()
-    return path
+    return found
 
 
 def hub_folder(tag_config: Mapping[str, Any]) -> str:
@@ -104,6 +101,15 @@ def hub_folder(tag_config: Mapping[str, Any]) -> str:
     ``laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup``.
     """
     return tag_config.get("hf_hub", "").replace("/", "")
+
+
+def _file_in_hub_folder(tag_config: Mapping[str, Any]) -> Path | None:
+    folder_name = hub_folder(tag_config)
+    for root in SEARCH_ROOTS:
+        folder = root / folder_name
+        if folder_name and any((folder / name).is_file() for name in WEIGHT_FILES):
+            return _file_in_folder(folder)
+    return None
 
 
 def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:

@@ -135,7 +135,30 @@ def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch):
     config = json.loads(TINY_CLIP.read_text())
     monkeypatch.setattr(open_clip, "get_model_config", {MODEL: config}.get)
     assert same(build_clip(MODEL, TAG).clip, trained)
-    assert set(asked) == {"laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"}
+    assert asked == ["laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"]
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+@pytest.mark.parametrize(("rank", "local_rank"), [(0, 0), (4, 0), (5, 1)])
+def test_processes_download_in_turn(rank, local_rank, at_hand, tmp_path, monkeypatch):
+    """The job's main process, each machine's, the rest; who has the file waits like the others."""
+    events = []
+    monkeypatch.setattr(clip_weights.comm, "is_main_process", lambda: rank == 0)
+    monkeypatch.setattr(clip_weights.comm, "get_local_rank", lambda: local_rank)
+    monkeypatch.setattr(clip_weights.comm, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(
+        open_clip, "download_pretrained", lambda _: events.append("download") or tmp_path / "cached"
+    )
+    if at_hand:
+        (tmp_path / FOLDER).mkdir()
+        (tmp_path / FOLDER / "open_clip_model.safetensors").touch()
+    path = find_weights(MODEL, TAG)
+    assert path.name == ("open_clip_model.safetensors" if at_hand else "cached")
+    expected = ["wait"] * 3
+    if not at_hand:
+        expected.insert({0: 0, 4: 1, 5: 2}[rank], "download")
+    assert events == expected
 
 
 @pytest.mark.parametrize(
