@@ -230,6 +230,8 @@ def compare_instances(key: str, ours: Instances, expected: dict[str, Tensor]) ->
     """Pair instances by class and mask; compare their number, then their scores."""
     scores = expected["scores"]
     differences = [Difference(f"{key} number", abs(len(ours) - len(scores)), 0)]
+    for name in expected.keys() - {"scores", "pred_classes", "pred_masks"}:
+        differences.append(Difference(f"{key}.{name} is not compared", 1, 0))
     free = list(range(len(ours)))
     for label, mask, score in zip(
         expected["pred_classes"], expected["pred_masks"], scores, strict=True
@@ -331,12 +333,13 @@ def test_a_changed_weight_disagrees(
 
 
 @needs_files
+@pytest.mark.parametrize("name", ["unheard_of", "0.instances.unheard_of"])
 def test_a_tensor_that_is_not_compared_disagrees(
-    first: tuple[Reference, ITA], monkeypatch: pytest.MonkeyPatch
+    first: tuple[Reference, ITA], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference, model = first
     output = run_inference(model, reference, monkeypatch)
-    monkeypatch.setitem(reference.tensors, "out.unheard_of", torch.zeros(1))
+    monkeypatch.setitem(reference.tensors, f"out.{name}", torch.zeros(1))
     assert [d.key for d in compare(reference, output) if not d.agrees] == [
-        "unheard_of is not compared"
+        f"{name} is not compared"
     ]
