@@ -121,8 +121,6 @@ class Checkpointer(FvcoreCheckpointer):
                 f"{path} holds no weights of this model; its tensors are {_listed(weights)}"
             )
         self.model.load_state_dict(weights, strict=False)
-        if not self._frozen_keys().isdisjoint(weights):
-            self.model.forget_text()  # a full checkpoint brought another CLIP
         if missing := trained - weights.keys():
             self.logger.warning(
                 "%s lacks %d of the model's tensors, which keep their initial values: %s",

@@ -18,13 +18,9 @@ class Model(nn.Module):
         torch.manual_seed(seed)
         self.backbone = nn.Linear(3, 3).requires_grad_(False)
         self.head = nn.Linear(3, width)
-        self.text_is_stale = False
 
     def frozen_state_keys(self):
         return {"backbone.weight", "backbone.bias"}
-
-    def forget_text(self):
-        self.text_is_stale = True
 
 
 class Counter:
@@ -62,7 +58,6 @@ def test_what_is_trained_comes_back_and_the_frozen_part_is_not_written(saved, ca
     assert counter.count == 5
     assert same(model.head, Model().head)
     assert same(model.backbone, Model(seed=1).backbone)
-    assert not model.text_is_stale
     assert not caplog.records
 
 
@@ -96,7 +91,6 @@ def test_other_forms_of_a_full_checkpoint(form, tmp_path):
     model = Model(seed=1)
     Checkpointer(model).load(str(path))
     assert same(model, Model())
-    assert model.text_is_stale
 
 
 def test_missing_and_unexpected_tensors_are_named_in_a_line_each(tmp_path, caplog):
