@@ -13,6 +13,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 
 from ita.config import load_config
+from ita.data import register_custom
 from ita.engine.checkpoint import Checkpointer, broadcast_weights
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.launch import errors_in_one_line, launch
@@ -56,6 +57,7 @@ def config_of(args: argparse.Namespace) -> CfgNode:
 def main(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What each process of the job does."""
     log = RunLog()
+    register_custom(cfg.DATASETS.CUSTOM)
     choose_device(cfg)
     describe_run(cfg, args)
     seed_process(cfg)

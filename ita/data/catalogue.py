@@ -75,7 +75,7 @@ class DatasetRow:
         evaluator_type: the field's word for what a set can be evaluated on.
         test_size: short side and greatest long side of test images, in pixels.
         num_images: how many the complete set has; 0: any number.
-        download: files and folders of the download, where prepared ones come from it.
+        download: the files and folders of the download that the set or its preparation needs.
     """
 
     name: str
@@ -134,16 +134,22 @@ def _coco_row(split: str, num_images: int) -> DatasetRow:
         label_folders=(
             LabelFolder(
                 f"coco/panoptic_semseg_{split}2017",
-                made_by=_script("prepare_coco_semantic_annos_from_panoptic_annos", split),
+                made_by=_script("prepare_coco_semantic", split),
             ),
         ),
         evaluator_type="coco_panoptic_seg",
         num_images=num_images,
+        download=(
+            f"coco/{split}2017",
+            f"coco/panoptic_{split}2017",
+            f"coco/annotations/panoptic_{split}2017.json",
+        ),
     )
 
 
 def _ade150_row(split: str, num_images: int) -> DatasetRow:
     ade, folder = "ADEChallengeData2016", _FOLDERS[split]
+    script = _script("prepare_ade20k", split)
     return DatasetRow(
         name=f"openvocab_ade20k_panoptic_{split}",
         family="ade20k",
@@ -153,16 +159,17 @@ def _ade150_row(split: str, num_images: int) -> DatasetRow:
         things=tuple(i for i in range(150) if i not in _ADE150_STUFF),
         panoptic_root=f"{ade}/ade20k_panoptic_{split}",
         panoptic_json=f"{ade}/ade20k_panoptic_{split}.json",
-        panoptic_made_by=_script("prepare_ade20k_pan_seg", split),
+        panoptic_made_by=script,
         contiguous_categories=True,
         instances_json=f"{ade}/ade20k_instance_{split}.json",
-        instances_made_by=_script("prepare_ade20k_ins_seg", split),
+        instances_made_by=script,
         label_folders=(
-            LabelFolder(f"{ade}/annotations_detectron2/{folder}"),
+            LabelFolder(f"{ade}/annotations_detectron2/{folder}", made_by=script),
             LabelFolder(f"{ade}/annotations/{folder}", contiguous=False, ignored=(0,)),
         ),
         evaluator_type="ade20k_panoptic_seg",
         num_images=num_images,
+        download=(f"{ade}/images/{folder}", f"{ade}/annotations/{folder}"),
     )
 
 
@@ -183,7 +190,7 @@ def _ade847_row(split: str, num_images: int) -> DatasetRow:
                 suffix=".tif",
                 bits=16,
                 image_root=f"{ade}/images_detectron2/{folder}",
-                made_by=_script("prepare_ade20k_full_sem_seg", split),
+                made_by=_script("prepare_ade20k_full", split),
             )
             for ade in places
         ),
@@ -195,16 +202,12 @@ def _ade847_row(split: str, num_images: int) -> DatasetRow:
 
 def _context_row(classes: int, split: str, num_images: int) -> DatasetRow:
     folder, voc = _FOLDERS[split], "VOCdevkit/VOC2010"
-    labels = {
-        59: {"made_by": _script("prepare_pascal_ctx_sem_seg", split)},
-        459: {
-            "made_by": _script("prepare_pascal_ctx_full_sem_seg", split),
-            "ignored": (VOID_16_BIT,),
-            "suffix": ".tif",
-            "bits": 16,
-        },
-    }[classes]
-    label_folder = LabelFolder(f"pascal_ctx_d2/annotations_ctx{classes}/{folder}", **labels)
+    sixteen_bits = {"suffix": ".tif", "bits": 16, "ignored": (VOID_16_BIT,)}
+    label_folder = LabelFolder(
+        f"pascal_ctx_d2/annotations_ctx{classes}/{folder}",
+        made_by=_script("prepare_pascal_context", split),
+        **(sixteen_bits if classes == 459 else {}),
+    )
     return DatasetRow(
         name=f"openvocab_pascal_ctx{classes}_sem_seg_{split}",
         family=f"pc{classes}",
@@ -237,7 +240,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
         label_folders=(
             LabelFolder(
                 f"pascal_voc_d2/annotations_pascal{classes}/{folder}",
-                made_by=_script("prepare_pascal_voc_sem_seg", split),
+                made_by=_script("prepare_pascal_voc", split),
             ),
             raw,
         ),
@@ -247,11 +250,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
 
 
 def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
-    labels = f"cityscapes/gtFine/{split}"
-    made_by = (
-        "CITYSCAPES_DATASET=$DETECTRON2_DATASETS/cityscapes "
-        "python -m cityscapesscripts.preparation."
-    )
+    labels, script = f"cityscapes/gtFine/{split}", _script("prepare_cityscapes", split)
     return DatasetRow(
         name=f"openvocab_cityscapes_fine_panoptic_{split}",
         family="cityscapes",
@@ -263,14 +262,10 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
         panoptic_root=f"cityscapes/gtFine/cityscapes_panoptic_{split}",
         panoptic_json=f"cityscapes/gtFine/cityscapes_panoptic_{split}.json",
         panoptic_suffix="_gtFine_panoptic.png",
-        panoptic_made_by=f"{made_by}createPanopticImgs",
+        panoptic_made_by=script,
         instances_json=f"cityscapes/gtFine/cityscapes_instance_{split}.json",
         label_folders=(
-            LabelFolder(
-                labels,
-                suffix="_gtFine_labelTrainIds.png",
-                made_by=f"{made_by}createTrainIdLabelImgs",
-            ),
+            LabelFolder(labels, suffix="_gtFine_labelTrainIds.png", made_by=script),
             LabelFolder(
                 labels,
                 contiguous=False,
@@ -286,7 +281,7 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
 
 
 def _mapillary_row(split: str, num_images: int) -> DatasetRow:
-    folder = f"mapillary_vistas/{_FOLDERS[split]}"
+    folder, script = f"mapillary_vistas/{_FOLDERS[split]}", _script("prepare_mapillary", split)
     return DatasetRow(
         name=f"openvocab_mapillary_vistas_panoptic_{split}",
         family="mapillary",
@@ -297,11 +292,13 @@ def _mapillary_row(split: str, num_images: int) -> DatasetRow:
         things=_MAPILLARY_THINGS,
         panoptic_root=f"{folder}/panoptic",
         panoptic_json=f"{folder}/panoptic/panoptic_2018.json",
-        label_folders=(LabelFolder(f"{folder}/labels", ignored=(65,)),),
+        panoptic_made_by=script,
+        label_folders=(LabelFolder(f"{folder}/labels", ignored=(65,), made_by=script),),
         ignore_label=65,
         evaluator_type="mapillary_vistas_panoptic_seg",
         test_size=STREET_TEST_SIZE,
         num_images=num_images,
+        download=(f"{folder}/images",),
     )
 
 

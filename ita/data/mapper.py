@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ita.data.reading import load_semantic_label, read_image, read_segment_index
+from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.registration import check_registered
 from ita.errors import UserError
 
@@ -93,7 +93,7 @@ class TrainingMapper:
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
         labels, classes = self._targets(record)
-        _check_size(record, (height, width), labels.shape)
+        check_sizes(record, (height, width), labels.shape)
         if (labels == _void(labels)).all():
             self.num_skipped.increment()
             return None
@@ -192,7 +192,7 @@ class InferenceMapper:
             UserError: an image that cannot be read, or one of another size than its record says.
         """
         image = read_image(record["file_name"])
-        _check_size(record, image.shape[:2])
+        check_sizes(record, image.shape[:2])
         resized = self._resize.get_transform(image).apply_image(image)
         height, width = image.shape[:2]
         return {**record, "image": _to_tensor(resized), "height": height, "width": width}
@@ -245,17 +245,6 @@ def _transform_labels(transforms: T.TransformList, labels: np.ndarray) -> np.nda
     low = transforms.apply_segmentation((labels & 255).astype(np.uint8))
     high = transforms.apply_segmentation((labels >> 8).astype(np.uint8))
     return low | high.astype(np.uint16) << 8
-
-
-def _check_size(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
-    """Compare (height, width) of the files with each other and with the record."""
-    path = record["file_name"]
-    expected = (record.get("height", shapes[0][0]), record.get("width", shapes[0][1]))
-    if shapes[0] != expected:
-        raise UserError(f"{path} is {shapes[0][::-1]} (width, height), not {expected[::-1]}")
-    for shape in shapes[1:]:
-        if shape != expected:
-            raise UserError(f"{path} is {expected[::-1]} (width, height), its labels {shape[::-1]}")
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

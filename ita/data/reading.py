@@ -117,6 +117,21 @@ def _semantic_map(path: str, metadata: Metadata) -> np.ndarray:
     return labels
 
 
+def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
+    """Compare (height, width) of a record's image and labels with each other and with the record.
+
+    Raises:
+        UserError: they differ (path, sizes).
+    """
+    path = record["file_name"]
+    expected = (record.get("height", shapes[0][0]), record.get("width", shapes[0][1]))
+    if shapes[0] != expected:
+        raise UserError(f"{path} is {shapes[0][::-1]} (width, height), not {expected[::-1]}")
+    for shape in shapes[1:]:
+        if shape != expected:
+            raise UserError(f"{path} is {expected[::-1]} (width, height), its labels {shape[::-1]}")
+
+
 @contextmanager
 def _naming(path: str, what: str) -> Iterator[None]:
     """Turn whatever PIL raises on a bad file into one line with its path."""

@@ -208,6 +208,12 @@ def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, s
     return images
 
 
+def count_images(records: Sequence[Record], image_root: Path, suffix: str = "") -> int:
+    """Images in the folders that records' images are in, with or without labels."""
+    folders = {os.path.dirname(os.path.relpath(r["file_name"], image_root)) for r in records}
+    return len(_images_in(folders, image_root, suffix))
+
+
 def _read_stems(path: Path) -> list[str]:
     try:
         stems = path.read_text(encoding="utf-8").split()

@@ -138,7 +138,7 @@ def check_registered(name: str) -> None:
     ours = [row.name for row in CATALOGUE]
     nearest = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"ITA's are {', '.join(ours)}"
-    raise UserError(f"unknown data set {name}; {hint}")
+    raise UserError(f"unknown data set {name}; {hint} (DATASETS.CUSTOM brings sets of your own)")
 
 
 def class_list_for(dataset_name: str, file: str = "") -> ClassList:

@@ -1,0 +1,252 @@
+"""Is a data set complete and readable? What ``tools/check_datasets.py`` finds out."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+
+from ita.data.catalogue import DatasetRow
+from ita.data.locate import Located, locate
+from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
+from ita.data.records import FILE_KEYS, Record, count_images
+from ita.errors import UserError
+
+# How many images of a set are read if not all are.
+SAMPLE = 24
+DOWNLOAD_AGAIN = "unpack or download it again (dataset.md)"
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+
+@dataclass
+class Report:
+    """What is known of a data set after a check.
+
+    Attributes:
+        row: the data set.
+        download: of the row's downloaded files "all", "some", "none", or "" if it has none.
+        prepared: whether label maps that a command makes are there; None if there are no such.
+        annotations: "semantic", "panoptic", "instances" -> whether it is there, for those it can
+            have. Semantic labels also come from panoptic ones.
+        num_images: images with labels.
+        num_read: images that were read with their labels.
+        classes: contiguous ids of the classes that occur in what was read.
+        problems: what is wrong, each with the file; empty: the set is ready.
+        remedy: what mends the first problem.
+        notes: what is missing without harm.
+    """
+
+    row: DatasetRow
+    download: str = ""
+    prepared: bool | None = None
+    annotations: dict[str, bool] = field(default_factory=dict)
+    num_images: int = 0
+    num_read: int = 0
+    classes: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+    remedy: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, problem: str, remedy: str) -> None:
+        """Add a problem."""
+        self.remedy = self.remedy if self.problems else remedy
+        self.problems.append(problem)
+
+
+def check_dataset(
+    row: DatasetRow, *, subset: bool, deep: bool, workers: int, progress: Progress
+) -> Report:
+    """Check a registered data set.
+
+    Args:
+        subset: accept fewer images than the complete set has.
+        deep: read every image and label instead of a sample, and the instances json.
+        workers: processes that read.
+        progress: wraps an iterable of so many items, with a title, to show how far it is.
+    """
+    located = locate(row)
+    report = _report_of_folders(located)
+    try:
+        records = DatasetCatalog.get(row.name)
+    except UserError as error:
+        report.add(str(error).replace(located.hint(), ""), _remedy_for_set(located, report))
+        return report
+    metadata = MetadataCatalog.get(row.name)
+    report.notes += metadata.missing_truth.values()
+    report.num_images = len(records)
+    _check_count(report, located, subset)
+    _check_pairs(report, located, records)
+    _read_records(report, located, records, metadata, deep, workers, progress)
+    if deep and located.instances:
+        _check_instances(report, Path(metadata.json_file), records, metadata)
+    return report
+
+
+def _report_of_folders(located: Located) -> Report:
+    row = located.row
+    there = [(located.root / path).exists() for path in row.download]
+    download = ("all" if all(there) else "some" if any(there) else "none") if there else ""
+    made = [folder for folder in row.label_folders if folder.made_by]
+    annotations = {"semantic": located.labels is not None or located.panoptic}
+    if row.panoptic_json:
+        annotations["panoptic"] = located.panoptic
+    if row.instances_json:
+        annotations["instances"] = located.instances
+    return Report(row, download, located.labels in made if made else None, annotations)
+
+
+def _remedy_for_set(located: Located, report: Report) -> str:
+    """What to do about a set that is not there or incomplete."""
+    row = located.row
+    folder = located.labels or next(iter(row.label_folders), None)
+    command = row.panoptic_made_by if located.panoptic or not folder else folder.made_by
+    if report.download in ("some", "none"):
+        return "download it (dataset.md)"
+    return command or DOWNLOAD_AGAIN
+
+
+def _remedy_for_file(located: Located, path: str) -> str:
+    """What to do about a bad or missing file."""
+    row, labels = located.row, located.labels
+    made = [(row.panoptic_root, row.panoptic_made_by)]
+    if labels is not None:
+        made += [
+            (labels.path, labels.made_by),
+            (labels.image_root or row.image_root, labels.made_by),
+        ]
+    for folder, command in made:
+        if folder and command and Path(path).is_relative_to(located.root / folder):
+            return f"remove it, if it is there, and: {command}"
+    return DOWNLOAD_AGAIN
+
+
+def _check_count(report: Report, located: Located, subset: bool) -> None:
+    expected = located.row.num_images
+    if not expected or report.num_images == expected:
+        return
+    if report.num_images > expected or not subset:
+        report.add(
+            f"{report.num_images:,} images with labels, not {expected:,}",
+            _remedy_for_set(located, report),
+        )
+
+
+def _check_pairs(report: Report, located: Located, records: Sequence[Record]) -> None:
+    """Look for every file of every record, and for images that have no labels."""
+    paths = [record[key] for record in records for key in FILE_KEYS if key in record]
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        report.add(
+            f"{len(missing):,} of {len(paths):,} files are missing, the first is {missing[0]}",
+            _remedy_for_file(located, missing[0]),
+        )
+    if located.panoptic or (located.labels and located.labels.stems):
+        return
+    surplus = count_images(records, located.image_root, located.row.image_suffix) - len(records)
+    if surplus:
+        text = f"{surplus:,} images of {located.image_root} have no label map"
+        if located.row.download:
+            report.add(text, _remedy_for_set(located, report))
+        else:
+            report.notes.append(text)
+
+
+def _read_records(
+    report: Report,
+    located: Located,
+    records: Sequence[Record],
+    metadata: Metadata,
+    deep: bool,
+    workers: int,
+    progress: Progress,
+) -> None:
+    if not deep:
+        records = records[:: -(-len(records) // SAMPLE)]
+        workers = 1
+    with _mapping(partial(check_record, metadata=metadata), workers) as check_each:
+        for finding in progress(check_each(records), len(records), report.row.name):
+            report.classes |= finding.classes
+            if finding.problem:
+                report.add(finding.problem, _remedy_for_file(located, finding.path))
+    report.num_read = len(records)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a record ("" if nothing) and with which file, and the classes in it."""
+
+    problem: str = ""
+    path: str = ""
+    classes: frozenset[int] = frozenset()
+
+
+def check_record(record: Record, metadata: Metadata) -> Finding:
+    """Read an image and its labels."""
+    path = record["file_name"]
+    try:
+        shapes = [read_image(path).shape[:2]]
+        path = record.get("sem_seg_file_name") or record["pan_seg_file_name"]
+        labels = load_semantic_label(record, metadata)
+        shapes.append(labels.shape)
+        check_sizes(record, *shapes)
+        if "pan_seg_file_name" in record:
+            path = record["pan_seg_file_name"]
+            check_sizes(record, *shapes, _check_segments(record))
+    except UserError as error:
+        return Finding(str(error), path)
+    classes = set(np.unique(labels).tolist()) - {metadata.ignore_label}
+    return Finding(classes=frozenset(classes))
+
+
+def _check_segments(record: Record) -> tuple[int, int]:
+    """Make sure that every segment has pixels; (height, width) of the panoptic PNG."""
+    index = read_segment_index(record)
+    areas = np.bincount(index[index >= 0], minlength=len(record["segments_info"]))
+    if not areas.all():
+        segment = record["segments_info"][int(areas.argmin())]["id"]
+        path = record["pan_seg_file_name"]
+        raise UserError(f"{path} lacks segment {segment} of the panoptic json")
+    return index.shape
+
+
+@contextmanager
+def _mapping(
+    function: Callable[[Record], Finding], workers: int
+) -> Iterator[Callable[[Sequence[Record]], Iterable[Finding]]]:
+    """A way to map records in order, in as many processes."""
+    if workers <= 1:
+        yield partial(map, function)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            yield partial(pool.map, function, chunksize=8)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_instances(
+    report: Report, path: Path, records: Sequence[Record], metadata: Metadata
+) -> None:
+    """Compare the instances json with the records: images and categories."""
+    remedy = report.row.instances_made_by or DOWNLOAD_AGAIN
+    try:
+        content = json.loads(path.read_bytes())
+        image_ids = {image["id"] for image in content["images"]}
+        categories = {annotation["category_id"] for annotation in content["annotations"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report.add(f"{path} is not COCO instances json: {error!r}", remedy)
+        return
+    missing = [record["image_id"] for record in records if record["image_id"] not in image_ids]
+    if missing:
+        report.add(f"{path} lacks {len(missing)} images, the first is {missing[0]}", remedy)
+    unknown = categories - metadata.thing_dataset_id_to_contiguous_id.keys()
+    if unknown:
+        report.add(f"{path}: category {min(unknown)} is not a thing of the class list", remedy)

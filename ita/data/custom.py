@@ -1,0 +1,164 @@
+"""Data sets of one's own: a YAML file that describes them, row by row."""
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ita.data.catalogue import SEMANTIC, TEST_SIZE, VOID_16_BIT, DatasetRow, LabelFolder
+from ita.data.class_lists import read_class_list
+from ita.data.registration import register_row
+from ita.errors import UserError
+
+VOID_8_BIT = 255
+MAX_NAMES_TOLD = 20
+
+
+def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
+    """Register the data sets that YAML files describe; again changes nothing.
+
+    Returns:
+        Their rows.
+
+    Raises:
+        UserError: a file that cannot be read or says something wrong (the file, what and where).
+    """
+    rows = []
+    for file in files:
+        path = Path(file).absolute()
+        for row in read_custom(path):
+            _check_name(row.name, path)
+            register_row(row)
+            MetadataCatalog.get(row.name).set(described_in=str(path))
+            rows.append(row)
+    return rows
+
+
+def read_custom(path: Path) -> list[DatasetRow]:
+    """Read the rows of a YAML file: ``NAME: {KEY: value, ...}`` for each data set.
+
+    The keys are those of ``_KEYS``. Paths start in the file's folder.
+
+    Raises:
+        UserError: see :func:`register_custom`.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path} describes no data set; write 'NAME:' and below it 'KEY: value'")
+    return [_row(str(name), keys, path) for name, keys in content.items()]
+
+
+def _row(name: str, keys: Any, path: Path) -> DatasetRow:
+    where = f"{path}: data set {name}"
+    if not isinstance(keys, Mapping):
+        raise UserError(f"{where} has no keys; write 'KEY: value' below its name")
+    for key, value in keys.items():
+        if key not in _KEYS:
+            raise UserError(f"{where} has an unknown key {key}{_did_you_mean(str(key), _KEYS)}")
+        is_right, expected = _KEYS[key]
+        if not is_right(value):
+            raise UserError(f"{where}: {key} is {value!r}; it must be {expected}")
+    _check_complete(keys, where)
+
+    def file(key: str) -> str:
+        return str(path.parent / Path(keys[key]).expanduser()) if key in keys else ""
+
+    class_list = read_class_list(file("class_list"))
+    labels = LabelFolder(
+        file("label_root"),
+        contiguous=False,
+        ignored=tuple(keys.get("ignored_values", (VOID_8_BIT,))),
+        suffix=keys.get("label_suffix", ".png"),
+    )
+    return DatasetRow(
+        name=name,
+        class_list=file("class_list"),
+        image_root=file("image_root"),
+        things=_thing_ids(keys.get("things", ()), class_list.names, where),
+        panoptic_root=file("panoptic_root"),
+        panoptic_json=file("panoptic_json"),
+        instances_json=file("instances_json"),
+        label_folders=(labels,) if labels.path else (),
+        ignore_label=VOID_8_BIT if len(class_list) <= VOID_8_BIT else VOID_16_BIT,
+        evaluator_type="coco_panoptic_seg" if "panoptic_json" in keys else SEMANTIC,
+        test_size=tuple(keys.get("test_size", TEST_SIZE)),
+    )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_list_of(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Sequence) and all(type(v) is kind for v in value)
+
+
+_PATH = (_is_path, "a path")
+# Key of a data set in YAML -> whether a value is right, and what it must be.
+_KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "class_list": _PATH,
+    "image_root": _PATH,
+    "label_root": _PATH,
+    "label_suffix": (_is_path, "the end of the label maps' names, such as .png"),
+    "ignored_values": (_is_list_of(int), "a list of label values, such as [0, 255]"),
+    "panoptic_root": _PATH,
+    "panoptic_json": _PATH,
+    "instances_json": _PATH,
+    "things": (
+        lambda value: not isinstance(value, str) and _is_list_of(str)(value),
+        "a list of class names, such as [cat, dog], or []",
+    ),
+    "test_size": (
+        lambda value: _is_list_of(int)(value) and len(value) == 2 and 0 < value[0] <= value[1],
+        "short side and greatest long side in pixels, such as [800, 1333]",
+    ),
+}
+
+
+def _check_complete(keys: Collection[str], where: str) -> None:
+    for key in ("class_list", "image_root"):
+        if key not in keys:
+            raise UserError(f"{where} lacks {key}")
+    if "label_root" not in keys and "panoptic_json" not in keys:
+        raise UserError(
+            f"{where} has no labels; give label_root, or panoptic_json and panoptic_root"
+        )
+    if ("panoptic_json" in keys) != ("panoptic_root" in keys):
+        raise UserError(f"{where}: panoptic_json and panoptic_root go together")
+    if "panoptic_json" in keys and "things" not in keys:
+        raise UserError(
+            f"{where} lacks things: the classes whose instances are told apart, or [] for none"
+        )
+
+
+def _thing_ids(things: Sequence[str], names: Sequence[str], where: str) -> tuple[int, ...]:
+    for thing in things:
+        if thing not in names:
+            hint = _did_you_mean(thing, names)
+            raise UserError(f"{where}: thing {thing} is not the first name of a class{hint}")
+    return tuple(names.index(thing) for thing in things)
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Refuse a name that something else has."""
+    if name not in DatasetCatalog:
+        return
+    other = MetadataCatalog.get(name).get("described_in")
+    if other != str(path):
+        raise UserError(
+            f"{path}: there is a data set {name} already, {f'in {other}' if other else 'built in'};"
+            " choose another name"
+        )
+
+
+def _did_you_mean(word: str, known: Collection[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    if nearest:
+        return f"; did you mean {nearest[0]}?"
+    return f"; there are {', '.join(known)}" if len(known) <= MAX_NAMES_TOLD else ""
