@@ -157,9 +157,12 @@ def test_stages_continue_the_stem(clip):
     if isinstance(clip.tower, clip_module.ResNetTower):
         assert x.shape[-2:] == (32, 32)
         assert torch.equal(clip.clip.visual.layer1(F.avg_pool2d(x, 2)), layers["res2"])
+        assert torch.equal(layers["res5"], layers[DENSE])
     else:
         assert x.shape[-2:] == (16, 16)
-        assert torch.equal(clip.clip.visual.trunk.stages[0](x), layers["res2"])
+        trunk = clip.clip.visual.trunk
+        assert torch.equal(trunk.stages[0](x), layers["res2"])
+        assert torch.equal(trunk.forward_features(image), layers[DENSE])
 
 
 def test_clip_stays_frozen(clip):

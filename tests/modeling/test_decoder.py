@@ -110,6 +110,8 @@ def test_prediction_head_step_by_step():
     queries, (_, mask_features, classifier) = torch.randn(2, 5, 16), make_inputs()
     prediction = head(queries, mask_features, classifier)
     x = F.layer_norm(queries, (16,), head.norm.weight, head.norm.bias)
+    for mlp in (head.mask_embed, head.class_embed):
+        assert [layer.in_features for layer in mlp.layers] == [16, 16, 16]
     norm, linear = head.region_proj
     for b in range(2):
         for q in range(5):
@@ -155,6 +157,7 @@ def test_attention_mask():
     logits = torch.randn(2, 4, 6, 8).requires_grad_()
     with torch.no_grad():
         logits[0, 0], logits[0, 1], logits[1, 3] = -5, 0, 5
+        logits[0, 1, :, 4:] = 5
     allowed = attention_mask(logits, (3, 4))
     resized = F.interpolate(logits, (3, 4), mode="bilinear", align_corners=False)
     assert allowed.shape == (2, 4, 12)

@@ -93,6 +93,7 @@ def test_only_the_map_gets_a_gradient():
     dominant = DominantCategories(WIDTH, 8, 3)
     dominant(image, candidates).sum().backward()
     assert image.grad is None
+    assert not dominant.rank(image, candidates).probability.requires_grad
     assert dominant.projection.weight.grad.abs().sum() > 0
 
 
@@ -150,4 +151,5 @@ def test_unusable_name_tables(kind, suffix, tmp_path, capsys):
         load_name_table(path, WIDTH)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ("not found" in str(caught.value)) is (kind == "missing")
     assert not capsys.readouterr().out

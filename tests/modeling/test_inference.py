@@ -192,6 +192,17 @@ def test_void_and_unsure_queries_leave_nothing():
         assert segments == []
 
 
+def test_a_score_at_the_threshold_is_not_above_it():
+    scores, masks = random_scores(1, 2, 3), boxes(2, 4, (0, 4))
+    scores[0, -1] = -20
+    threshold = scores.softmax(-1).max().item()
+    for score_threshold, number in ((threshold, 0), (threshold - 1e-6, 1)):
+        _, segments = panoptic_segments(
+            scores, masks, [0], score_threshold=score_threshold, overlap_threshold=0.8
+        )
+        assert len(segments) == number
+
+
 @pytest.mark.parametrize("things", [None, (0, 2), ()])
 @pytest.mark.parametrize("maximum", [5, 1000])
 def test_instances(things, maximum):

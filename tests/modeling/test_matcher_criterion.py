@@ -298,6 +298,20 @@ def test_matching_and_losses_are_in_float32(dtype):
         assert torch.equal(loss, expected[name])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_matching_of_queries_that_differ_by_little_is_in_float32(seed):
+    """By less than bfloat16 would notice."""
+    torch.manual_seed(seed)
+    base = 3 * torch.randn(1, 1, 6, 8)
+    prediction = Prediction(torch.zeros(1, 8, CLASSES + 1), base + 0.01 * torch.randn(1, 8, 6, 8))
+    matcher = HungarianMatcher(num_points=200, point_source=FixedPoints(make_points(200)))
+    expected = matcher([prediction], [make_target(4)])[0][0]
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = matcher([prediction], [make_target(4)])[0][0]
+    assert torch.equal(ours.queries, expected.queries)
+    assert torch.equal(ours.targets, expected.targets)
+
+
 def test_sums_in_float16_do_not_overflow():
     """Over 12544 points of probability 1 and logits of 60000."""
     masks = torch.full((1, 2, 6, 8), 6e4, dtype=torch.float16)
