@@ -8,6 +8,7 @@ from torch import nn
 
 from ita.data import class_list_for
 from ita.data.class_lists import VOCABULARIES
+from ita.engine.setup import seed_process
 from ita.engine.trainer import Trainer, scale_to_world
 from ita.errors import UserError
 
@@ -88,6 +89,27 @@ def test_resumed_where_it_stopped(tiny_config, tmp_path, caplog):
     assert_same_state(trained(finished), weights)
     assert "Nothing to train" in caplog.text
     assert "model_final.pth has finished all 4 iterations" in caplog.text
+
+
+def test_a_resumed_run_goes_on_with_other_images_and_random_numbers(tiny_config):
+    """Its first part used those that the seed gives; the same again would be seen twice."""
+    seen = []
+    cfg = tiny_config(**{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 0, "SOLVER__AMP__ENABLED": False})
+    for iterations in (4, 8):
+        cfg.SOLVER.MAX_ITER = iterations
+        seed_process(cfg)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=True)
+        order = []
+        trainer.model.register_forward_hook(
+            lambda _, args, __, order=order: order.extend(r["image_id"] for r in args[0])
+        )
+        trainer.train()
+        seen.append((order, torch.initial_seed()))
+    (first, first_seed), (second, second_seed) = seen
+    assert len(first) == len(second) == 8
+    assert first != second
+    assert first_seed != second_seed
 
 
 def test_skipped_steps_are_iterations(tiny_config, tmp_path, recwarn):
