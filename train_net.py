@@ -74,6 +74,8 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> None:
 def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
     """Evaluate ``MODEL.WEIGHTS`` or, to resume, the last checkpoint of ``OUTPUT_DIR``."""
     test_sets = load_test_sets(cfg)
+    if not test_sets:
+        raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
     model = build_model(cfg).eval()
     checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
     if resume and checkpointer.has_checkpoint():

@@ -11,8 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+import train_net
+from ita.config import load_config
 from ita.data.class_lists import VOCABULARIES
 from ita.data.toy import make_toy_dataset
+from ita.errors import UserError
 from tests.engine.tiny import CONFIG, REPOSITORY, overrides
 
 
@@ -121,6 +124,12 @@ def test_bad_input_gets_one_line_and_leaves_nothing(runs, name):
     assert re.match(f"error: .*{BAD[name]}", lines[0])
     assert "Traceback" not in process.stdout
     assert not (runs["folder"] / "bad").exists()
+
+
+def test_nothing_to_evaluate_is_an_error():
+    cfg = load_config(CONFIG, overrides(DATASETS__TEST=()))
+    with pytest.raises(UserError, match=r"DATASETS\.TEST is empty"):
+        train_net.evaluate_only(cfg, None, resume=False)
 
 
 def test_an_error_in_one_of_two_processes_is_told_once(runs):
