@@ -87,6 +87,7 @@ def test_values_on_the_command_line(key, text, value, write):
         ("SOLVER.BASE_RL", "SOLVER.BASE_LR"),
         ("model.ita.num_dominant", "MODEL.ITA.NUM_DOMINANT"),
         ("GEOMETRIC_ENSEMBLE_ALPHA", "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"),
+        ("MODEL.BACKBON.NAME", "MODEL.BACKBONE.NAME"),
         ("MODEL.NUM_OBJECT_QUERYS", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"),
     ],
 )

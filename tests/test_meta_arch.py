@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
@@ -88,6 +89,54 @@ def test_built_from_a_config():
     plain = build_model(load_config(CONFIG, overrides(MODEL__ITA__NUM_DOMINANT=0)))
     assert plain.dominant is None
     assert len(plain.decoder.query_position.weight) == 6
+
+
+def test_every_key_reaches_its_part(tmp_path):
+    table = {"other": torch.ones(64)}
+    torch.save(table, tmp_path / "table.pt")
+    masks, test = "MODEL__MASK_FORMER__", "MODEL__MASK_FORMER__TEST__"
+    keys = {f"{masks}{k}_WEIGHT": v for k, v in (("CLASS", 3), ("MASK", 4), ("DICE", 6))}
+    keys |= {f"{masks}NO_OBJECT_WEIGHT": 0.3, f"{masks}DEEP_SUPERVISION": False}
+    keys |= {f"{masks}OVERSAMPLE_RATIO": 2.5, f"{masks}IMPORTANCE_SAMPLE_RATIO": 0.6}
+    keys |= {f"{masks}HIDDEN_DIM": 16, f"{masks}NHEADS": 2, f"{masks}TRAIN_NUM_POINTS": 77}
+    keys |= {f"{test}OBJECT_MASK_THRESHOLD": 0.1, f"{test}OVERLAP_THRESHOLD": 0.7}
+    keys |= {f"{test}SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": True, f"{test}SEMANTIC_ON": False}
+    keys |= {f"{test}PANOPTIC_ON": False, f"{test}INSTANCE_ON": True}
+    keys |= {"MODEL__FC_CLIP__GEOMETRIC_ENSEMBLE_ALPHA": 0.2, "TEST__DETECTIONS_PER_IMAGE": 9}
+    keys |= {"MODEL__FC_CLIP__GEOMETRIC_ENSEMBLE_BETA": 0.9}
+    keys |= {"MODEL__FC_CLIP__ENSEMBLE_ON_VALID_MASK": True, "MODEL__ITA__SELF_ATTENTION": True}
+    keys |= {"MODEL__ITA__IMAGE_EMBEDDING": "clip_preprocess", "MODEL__ITA__CANDIDATE_TEXT": "bare"}
+    keys |= {"MODEL__ITA__NAME_TABLE": tmp_path / "table.pt", "MODEL__SEM_SEG_HEAD__MASK_DIM": 24}
+    keys |= {"MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 5}
+    model = build_model(load_config(CONFIG, overrides(**keys)))
+    assert model.inference_options == InferenceOptions(
+        alpha=0.2,
+        beta=0.9,
+        ensemble_on_valid_mask=True,
+        semantic=False,
+        panoptic=False,
+        instance=True,
+        postprocess_before_inference=True,
+        score_threshold=0.1,
+        overlap_threshold=0.7,
+        max_instances=9,
+    )
+    criterion, matcher = model.criterion, model.criterion.matcher
+    assert criterion.weights == {"loss_ce": 3, "loss_mask": 4, "loss_dice": 6}
+    assert (matcher.class_weight, matcher.mask_weight, matcher.dice_weight) == (3, 4, 6)
+    assert (criterion.num_points, matcher.num_points) == (77, 77)
+    assert (criterion.void_weight, criterion.deep_supervision) == (0.3, False)
+    assert (criterion.oversample_ratio, criterion.importance_ratio) == (2.5, 0.6)
+    assert (model.image_embedding, model.candidate_text) == ("clip_preprocess", "bare")
+    assert torch.equal(model.name_table["other"], table["other"])
+    layer = model.decoder.layers[0]
+    assert layer.self_attention is not None
+    assert layer.feed_forward.linear1.weight.shape == (32, 16)
+    assert layer.cross_attention.num_heads == 2
+    assert model.pixel_decoder.layers[0].attention.samples == (2, 3, 5)
+    assert model.pixel_decoder.mask_features.weight.shape[:2] == (24, 32)
+    assert model.decoder.input_proj[0].weight.shape[:2] == (16, 32)
+    assert model.train_thing_ids == tuple(MetadataCatalog.get("toy_train").thing_ids)
 
 
 @pytest.fixture
@@ -302,6 +351,7 @@ def test_the_class_scores_combine_decoder_and_frozen_clip(
     """Softmax by softmax, with the exponents of seen and unseen classes (design section 7)."""
     options = InferenceOptions(alpha=0.3, beta=0.7, ensemble_on_valid_mask=on_valid_mask)
     model = without_zeros(make_ita(clip, inference=options)).eval()
+    nn.init.constant_(model.decoder.head.logit_scale, 1.0)
     seen = {}
     monkeypatch.setattr(
         "ita.meta_arch.segment_image", lambda scores, *_, **__: seen.update(scores=scores) or {}
