@@ -40,7 +40,7 @@ def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
 def read_custom(path: Path) -> list[DatasetRow]:
     """Read the rows of a YAML file: ``NAME: {KEY: value, ...}`` for each data set.
 
-    The keys are those of ``_KEYS``. Paths start in the file's folder.
+    The keys are those of ``KEYS``. Paths start in the file's folder.
 
     Raises:
         UserError: see :func:`register_custom`.
@@ -59,9 +59,9 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
     if not isinstance(keys, Mapping):
         raise UserError(f"{where} has no keys; write 'KEY: value' below its name")
     for key, value in keys.items():
-        if key not in _KEYS:
-            raise UserError(f"{where} has an unknown key {key}{_did_you_mean(str(key), _KEYS)}")
-        is_right, expected = _KEYS[key]
+        if key not in KEYS:
+            raise UserError(f"{where} has an unknown key {key}{_did_you_mean(str(key), KEYS)}")
+        is_right, expected = KEYS[key]
         if not is_right(value):
             raise UserError(f"{where}: {key} is {value!r}; it must be {expected}")
     _check_complete(keys, where)
@@ -101,7 +101,7 @@ def _is_list_of(kind: type) -> Callable[[Any], bool]:
 
 _PATH = (_is_path, "a path")
 # Key of a data set in YAML -> whether a value is right, and what it must be.
-_KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "class_list": _PATH,
     "image_root": _PATH,
     "label_root": _PATH,

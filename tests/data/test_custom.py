@@ -1,0 +1,145 @@
+"""Data sets of one's own: what their YAML files may say."""
+
+import re
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ita.data import load_semantic_label, register_custom
+from ita.errors import UserError
+from tests.data import mini_sets
+from tests.data.mini import random_image
+
+SEMANTIC = """
+mini_fields:
+  class_list: classes.txt
+  image_root: images
+  label_root: labels
+  ignored_values: [0, 255]
+  test_size: [320, 640]
+"""
+PANOPTIC = """
+mini_pan:
+  class_list: classes.txt
+  image_root: images
+  panoptic_root: panoptic
+  panoptic_json: panoptic.json
+  things: [dog, person]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "classes.txt").write_text("1: person, human\n3: dog\n7: sky\n9: grass, lawn\n")
+    return tmp_path
+
+
+@pytest.fixture
+def register(folder):
+    def register(text: str):
+        path = folder / "mine.yaml"
+        path.write_text(text)
+        return register_custom([path])
+
+    return register
+
+
+def test_label_maps(register, folder, monkeypatch):
+    """Paths start in the folder of the file; subfolders of images and labels are the same."""
+    values = np.uint8([[1, 3], [9, 0], [255, 7]])
+    mini_sets.save(values, folder / "labels" / "farm" / "a_mask.png")
+    mini_sets.save(random_image(3, 2), folder / "images" / "farm" / "a.png")
+    monkeypatch.chdir("/")
+    (row,) = register(SEMANTIC + "  label_suffix: _mask.png\n")
+    (record,) = DatasetCatalog.get("mini_fields")
+    metadata = MetadataCatalog.get("mini_fields")
+    assert record["image_id"] == "farm/a"
+    assert metadata.test_size == row.test_size == (320, 640)
+    assert metadata.thing_ids == ()
+    label = load_semantic_label(record, metadata)
+    np.testing.assert_array_equal(label, [[0, 1], [3, 255], [255, 2]])
+
+
+def test_panoptic_json(register, folder, quarters):
+    quarters.write_json()
+    for path in quarters.root.iterdir():
+        if path.name != "classes.txt":
+            path.rename(folder / path.name)
+    register(PANOPTIC)
+    (record,) = DatasetCatalog.get("mini_pan")
+    metadata = MetadataCatalog.get("mini_pan")
+    assert metadata.thing_classes == ["person", "dog"]
+    assert [s["isthing"] for s in record["segments_info"]] == [True, True, False]
+    assert set(np.unique(load_semantic_label(record, metadata))) == {0, 1, 3, 255}
+
+
+def test_more_than_255_classes(register, folder):
+    lines = [f"{i}: class {i}" for i in range(400)]
+    (folder / "classes.txt").write_text("\n".join(lines))
+    values = np.uint16([[0, 255, 399, 65535]])
+    mini_sets.save(values, folder / "labels" / "a.png")
+    mini_sets.save(random_image(1, 4), folder / "images" / "a.jpg")
+    register(SEMANTIC.replace("[0, 255]", "[65535]"))
+    (record,) = DatasetCatalog.get("mini_fields")
+    metadata = MetadataCatalog.get("mini_fields")
+    label = load_semantic_label(record, metadata)
+    np.testing.assert_array_equal(label, [[0, 255, 399, metadata.ignore_label]])
+    assert metadata.ignore_label > 399
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "cannot read .*mine.yaml: .*line 1"),
+        ("", "describes no data set"),
+        ("- a", "describes no data set"),
+        ("mini_fields: 3", "mini_fields has no keys"),
+        (SEMANTIC + "  labels: x\n", "unknown key labels; did you mean"),
+        (SEMANTIC.replace("label_root", "label_rot"), "unknown key label_rot; .* label_root?"),
+        (SEMANTIC + "  zzz: x\n", "unknown key zzz; there are class_list, image_root, "),
+        (SEMANTIC.replace("  class_list: classes.txt\n", ""), "lacks class_list"),
+        (SEMANTIC.replace("  image_root: images\n", ""), "lacks image_root"),
+        (SEMANTIC.replace("  label_root: labels\n", ""), "has no labels; give label_root, or"),
+        (SEMANTIC.replace("images", "[images]"), r"image_root is \['images'\]; it must be a path"),
+        (SEMANTIC.replace("[0, 255]", "[0, void]"), "ignored_values is .*'void'.* label values"),
+        (SEMANTIC.replace("[0, 255]", "255"), "ignored_values is 255; it must be a list"),
+        (SEMANTIC.replace("[320, 640]", "[640, 320]"), "test_size is .* short side and greatest"),
+        (SEMANTIC.replace("[320, 640]", "320"), "test_size is 320"),
+        (SEMANTIC.replace("[0, 255]", "[1]"), "mini_fields: label value 1 is both a class and"),
+        (SEMANTIC.replace("classes.txt", "none.txt"), "cannot read class list .*none.txt"),
+        (PANOPTIC.replace("dog, person", "dgo"), "thing dgo is not .* did you mean dog"),
+        (PANOPTIC.replace("dog, person", "human"), "thing human is not the first name"),
+        (PANOPTIC.replace("[dog, person]", "dog"), "things is 'dog'; it must be a list"),
+        (PANOPTIC.replace("  things: [dog, person]\n", ""), "lacks things"),
+        (PANOPTIC.replace("  panoptic_root: panoptic\n", ""), "go together"),
+        (SEMANTIC.replace("mini_fields", "toy_val"), "a data set toy_val already, built in"),
+        (SEMANTIC.replace("mini_fields", "coco_2017_val"), "coco_2017_val already, built in"),
+    ],
+)
+def test_mistakes_are_named(register, folder, text, words):
+    with pytest.raises(UserError) as error:
+        register(text)
+    assert re.search(words, str(error.value)), str(error.value)
+    assert "\n" not in str(error.value)
+    assert "mini_fields" not in DatasetCatalog
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.yaml: .*No such file"):
+        register_custom([tmp_path / "none.yaml"])
+
+
+def test_twice_is_as_good_as_once_but_names_are_not_shared(register, folder):
+    register(SEMANTIC)
+    register(SEMANTIC)
+    (folder / "other.yaml").write_text(SEMANTIC)
+    with pytest.raises(UserError, match=r"mini_fields already, in .*mine\.yaml"):
+        register_custom([folder / "other.yaml"])
+
+
+def test_an_unknown_set_hints_at_custom_ones():
+    from ita.data import class_list_for
+
+    with pytest.raises(UserError, match=r"unknown data set qqq; .*DATASETS\.CUSTOM"):
+        class_list_for("qqq")
