@@ -1,0 +1,174 @@
+"""ADE20K's scene parsing benchmark, A-150: semantic, panoptic and instance files."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+
+from ita.data.preparing.files import write_file
+from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.labels import LabelJob, label_table, look_up
+from ita.data.preparing.panoptic import (
+    categories,
+    describe_segments,
+    encode_ids,
+    encode_mask,
+    json_file,
+)
+from ita.data.preparing.raw import (
+    check_size,
+    paired_stems,
+    read_channels,
+    read_labels,
+    require_files,
+)
+from ita.errors import UserError
+
+FOLDERS = {"train": "training", "val": "validation"}
+NUM_CLASSES, VOID = 150, 255
+
+
+def plan(root: Path, split: str) -> Plan:
+    """What is to be made of A-150's ``train`` or ``val``.
+
+    Raises:
+        UserError: raw files are missing.
+    """
+    ade, folder = root / "ADEChallengeData2016", FOLDERS[split]
+    images, semantic = ade / "images" / folder, ade / "annotations" / folder
+    stems = paired_stems(images, semantic)
+    labels = [
+        LabelJob(
+            source=semantic / f"{stem}.png",
+            read=read_labels,
+            outputs={ade / "annotations_detectron2" / folder / f"{stem}.png": semantic_table()},
+            image=images / f"{stem}.jpg",
+        )
+        for stem in stems
+    ]
+    steps = [Step(f"A-150 {split}: semantic", labels)]
+    instances = ade / "annotations_instance" / folder
+    if not instances.is_dir():
+        note = (
+            f"{ade}/ade20k_panoptic_{split}.json, ade20k_panoptic_{split}/ and "
+            f"ade20k_instance_{split}.json: skipped, they need {instances} (see dataset.md)"
+        )
+        return Plan(tuple(steps), (note,))
+    require_files(instances, (f"{stem}.png" for stem in stems))
+    things = MetadataCatalog.get(f"openvocab_ade20k_panoptic_{split}").thing_ids
+    jobs = [
+        PanopticJob(
+            image=images / f"{stem}.jpg",
+            semantic=semantic / f"{stem}.png",
+            instances=instances / f"{stem}.png",
+            target=ade / f"ade20k_panoptic_{split}" / f"{stem}.png",
+            things=things,
+        )
+        for stem in stems
+    ]
+    return Plan((*steps, _panoptic_step(ade, split, jobs)))
+
+
+def semantic_table() -> np.ndarray:
+    """Raw label values to prepared ones: 0 is unlabelled, 1-150 are the classes."""
+    return label_table({i + 1: i for i in range(NUM_CLASSES)}, ignored=[0], ignore_label=VOID)
+
+
+def _panoptic_step(ade: Path, split: str, jobs: list["PanopticJob"]) -> Step:
+    metadata = MetadataCatalog.get(f"openvocab_ade20k_panoptic_{split}")
+    files = [job.image.name for job in jobs]
+    ids = range(NUM_CLASSES)
+    return Step(
+        f"A-150 {split}: panoptic and instances",
+        jobs,
+        json_files=(
+            json_file(
+                ade / f"ade20k_panoptic_{split}.json",
+                files,
+                categories(metadata, ids),
+                lambda result: [result.panoptic],
+            ),
+            json_file(
+                ade / f"ade20k_instance_{split}.json",
+                files,
+                categories(metadata, ids, only_things=True),
+                lambda result: result.instances,
+                number=True,
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the json files say of an image."""
+
+    image: dict[str, Any]
+    panoptic: dict[str, Any]
+    instances: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PanopticJob:
+    """A panoptic PNG: stuff from the semantic map, under the things of the instance map.
+
+    The instance map has the thing in R, 1-100 in A-150's order, and the instance in G, from 1.
+    What neither has is void. Areas and boxes are those of the pixels in the PNG.
+    """
+
+    image: Path
+    semantic: Path
+    instances: Path
+    target: Path
+    things: tuple[int, ...]
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        return (self.target,)
+
+    def make(self, unfinished: Collection[Path]) -> Described:
+        classes = look_up(read_labels(self.semantic), semantic_table(), self.semantic)
+        width, height = check_size(self.image, self.semantic, classes.shape)
+        is_thing, thing_class, number = self._read_instances()
+        check_size(self.image, self.instances, number.shape)
+        is_stuff = ~np.isin(classes, [*self.things, VOID])
+        # An instance is one of a class, so that class and instance make an id: the class is
+        # id % 256 - 1.
+        ids = np.where(is_stuff, classes + 1, 0)
+        ids = np.where(is_thing, thing_class + 1 + 256 * number, ids).astype(np.uint16)
+        segments = [
+            {**segment, "category_id": segment["id"] % 256 - 1, "iscrowd": 0}
+            for segment in describe_segments(ids)
+        ]
+        if unfinished:
+            write_file(self.target, encode_ids(ids))
+        image_id, columnwise = self.image.stem, np.asfortranarray(ids)
+        return Described(
+            {"id": image_id, "file_name": self.image.name, "height": height, "width": width},
+            {"image_id": image_id, "file_name": self.target.name, "segments_info": segments},
+            [_instance(image_id, s, columnwise) for s in segments if s["id"] >= 256],
+        )
+
+    def _read_instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where things are, and there their class and number; each [H, W]."""
+        red, green = read_channels(self.instances, 2)
+        number = green.astype(np.int32)
+        is_thing = number > 0
+        table = label_table(dict(enumerate(self.things, start=1)), ignored=[], ignore_label=VOID)
+        thing_class = look_up(np.where(is_thing, red, 1), table, self.instances)
+        pairs = np.unique(number[is_thing] * 256 + red[is_thing])
+        numbers, counts = np.unique(pairs // 256, return_counts=True)
+        if (counts > 1).any():
+            raise UserError(
+                f"{self.instances}: instance {numbers[counts > 1][0]} has two classes: is it the "
+                "right file? Unpack or download it again"
+            )
+        return is_thing, thing_class, number
+
+
+def _instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
+    kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
+    return {"image_id": image_id, **kept, "segmentation": encode_mask(ids == segment["id"])}

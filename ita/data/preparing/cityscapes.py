@@ -1,0 +1,154 @@
+"""Cityscapes: the files that cityscapesscripts makes, under the same names."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata, MetadataCatalog
+
+from ita.data.preparing.files import write_file
+from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.labels import LabelJob, label_table, look_up
+from ita.data.preparing.panoptic import categories, describe_segments, encode_ids, json_file
+from ita.data.preparing.raw import NotDownloadedError, read_labels, require, require_files
+
+# Label ids of cityscapesscripts, 0 unlabelled to 33 bicycle, and the value of train ids for those
+# that are not evaluated.
+LABEL_IDS, VOID = range(34), 255
+# Ids in instance maps: label id × 1000 + number; below, they are label ids.
+FIRST_INSTANCE = 1000
+
+
+def plan(root: Path, split: str) -> Plan:
+    """What is to be made of Cityscapes' ``train`` or ``val``, fine annotations.
+
+    Raises:
+        UserError: raw files are missing.
+    """
+    fine, images = root / "cityscapes" / "gtFine", root / "cityscapes" / "leftImg8bit" / split
+    metadata = MetadataCatalog.get(f"openvocab_cityscapes_fine_panoptic_{split}")
+    stems = _stems(images)
+    for city in sorted({stem.parent for stem in stems}):
+        names = [stem.name for stem in stems if stem.parent == city]
+        require(fine / split / city)
+        for kind in ("labelIds", "instanceIds"):
+            require_files(fine / split / city, (f"{name}_gtFine_{kind}.png" for name in names))
+    table = label_table(
+        metadata.stuff_dataset_id_to_contiguous_id, ignored=LABEL_IDS, ignore_label=VOID
+    )
+    labels = [
+        LabelJob(
+            source=_annotation(fine / split, stem, "labelIds"),
+            read=read_labels,
+            outputs={_annotation(fine / split, stem, "labelTrainIds"): table},
+            image=images / f"{stem}_leftImg8bit.png",
+        )
+        for stem in stems
+    ]
+    return Plan(
+        (
+            Step(f"Cityscapes {split}: semantic", labels, own_folders=False),
+            _panoptic_step(fine, split, stems, metadata),
+        )
+    )
+
+
+def _stems(images: Path) -> list[Path]:
+    """``city/city_000000_000000`` of every image."""
+    require(images)
+    suffix = "_leftImg8bit.png"
+    stems = [
+        Path(city.name, name.removesuffix(suffix))
+        for city in sorted(images.iterdir())
+        if city.is_dir()
+        for name in sorted(os.listdir(city))
+        if name.endswith(suffix)
+    ]
+    if not stems:
+        raise NotDownloadedError(f"no images (*{suffix}) in the folders of {images}")
+    return stems
+
+
+def _annotation(folder: Path, stem: Path, kind: str) -> Path:
+    return folder / f"{stem}_gtFine_{kind}.png"
+
+
+def _panoptic_step(fine: Path, split: str, stems: list[Path], metadata: Metadata) -> Step:
+    evaluated = metadata.stuff_dataset_id_to_contiguous_id
+    things = frozenset(id_ for id_, i in evaluated.items() if i in metadata.thing_ids)
+    name = f"cityscapes_panoptic_{split}"
+    jobs = [
+        PanopticJob(
+            source=_annotation(fine / split, stem, "instanceIds"),
+            target=fine / name / f"{stem.name}_gtFine_panoptic.png",
+            evaluated=frozenset(evaluated),
+            things=things,
+        )
+        for stem in stems
+    ]
+    file = json_file(
+        fine / f"{name}.json",
+        (job.image_file for job in jobs),
+        categories(metadata, sorted(evaluated)),
+        lambda result: [result.panoptic],
+    )
+    return Step(f"Cityscapes {split}: panoptic", jobs, json_files=(file,))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the json file says of an image."""
+
+    image: dict[str, Any]
+    panoptic: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PanopticJob:
+    """A panoptic PNG: the ids of the instance map, less the classes that are not evaluated.
+
+    Things without a number are crowds. Category ids are label ids.
+    """
+
+    source: Path
+    target: Path
+    evaluated: frozenset[int]
+    things: frozenset[int]
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        return (self.target,)
+
+    @property
+    def stem(self) -> str:
+        """``city_000000_000000``, the image's id."""
+        return self.source.name.removesuffix("_gtFine_instanceIds.png")
+
+    @property
+    def image_file(self) -> str:
+        """What cityscapesscripts calls the image, though its file has no ``_gtFine``."""
+        return f"{self.stem}_gtFine_leftImg8bit.png"
+
+    def make(self, unfinished: Collection[Path]) -> Described:
+        ids = read_labels(self.source)
+        label_ids = np.where(ids < FIRST_INSTANCE, ids, ids // FIRST_INSTANCE)
+        known = label_table({}, ignored=LABEL_IDS, ignore_label=VOID)
+        look_up(label_ids, known, self.source)
+        ids = np.where(np.isin(label_ids, list(self.evaluated)), ids, 0).astype(np.uint16)
+        segments = [self._segment(segment) for segment in describe_segments(ids)]
+        if unfinished:
+            write_file(self.target, encode_ids(ids))
+        height, width = ids.shape
+        return Described(
+            {"id": self.stem, "file_name": self.image_file, "height": height, "width": width},
+            {"image_id": self.stem, "file_name": self.target.name, "segments_info": segments},
+        )
+
+    def _segment(self, segment: dict[str, Any]) -> dict[str, Any]:
+        is_label = segment["id"] < FIRST_INSTANCE
+        label_id = segment["id"] if is_label else segment["id"] // FIRST_INSTANCE
+        is_crowd = int(is_label and label_id in self.things)
+        return {**segment, "category_id": label_id, "iscrowd": is_crowd}

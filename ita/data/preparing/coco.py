@@ -1,0 +1,91 @@
+"""COCO 2017: semantic label maps from the panoptic ones (``panoptic_semseg_*``)."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+
+from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.labels import LabelJob, label_table
+from ita.data.preparing.raw import read_json, read_segment_classes, require, require_files
+from ita.errors import UserError
+
+VOID = 255
+
+
+def plan(root: Path, split: str) -> Plan:
+    """What is to be made of COCO's ``train`` or ``val``.
+
+    Raises:
+        UserError: raw files are missing, or not what they should be.
+    """
+    coco = root / "coco"
+    metadata = MetadataCatalog.get(f"openvocab_coco_2017_{split}_panoptic_with_sem_seg")
+    jobs = semantic_jobs(
+        coco / "annotations" / f"panoptic_{split}2017.json",
+        coco / f"panoptic_{split}2017",
+        coco / f"panoptic_semseg_{split}2017",
+        metadata.stuff_dataset_id_to_contiguous_id,
+        VOID,
+    )
+    return Plan((Step(f"COCO {split}", jobs),))
+
+
+def semantic_jobs(
+    panoptic_json: Path,
+    panoptic_root: Path,
+    semantic_root: Path,
+    class_of_category: Mapping[int, int],
+    void: int,
+) -> list[LabelJob]:
+    """Label maps, 8 bits, from COCO panoptic json and its PNGs; crowds count as their class.
+
+    Args:
+        class_of_category: category id -> contiguous class id.
+        void: label of pixels without segment.
+
+    Raises:
+        UserError: json or PNGs are missing, or the json is not COCO panoptic's.
+    """
+    require(panoptic_json, panoptic_root)
+    try:
+        annotations = list(_annotations(read_json(panoptic_json), class_of_category))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{panoptic_json} is not COCO panoptic json: {error!r}") from error
+    except UserError as error:
+        raise UserError(f"{panoptic_json}: {error}") from error
+    require_files(panoptic_root, (name for name, _ in annotations))
+    table = _same(len(class_of_category), void)
+    return [
+        LabelJob(
+            source=panoptic_root / name,
+            read=functools.partial(read_segment_classes, segments=segments, void=void),
+            outputs={semantic_root / name: table},
+        )
+        for name, segments in annotations
+    ]
+
+
+def _annotations(
+    content: Any, class_of_category: Mapping[int, int]
+) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
+    """Name of each PNG, and the id and class of its segments."""
+    for annotation in content["annotations"]:
+        segments = annotation["segments_info"]
+        for segment in segments:
+            if segment["category_id"] not in class_of_category:
+                raise UserError(
+                    f"{annotation['file_name']} has category {segment['category_id']}, which is "
+                    "none of the data set's: is it the right file?"
+                )
+        yield (
+            annotation["file_name"],
+            tuple((s["id"], class_of_category[s["category_id"]]) for s in segments),
+        )
+
+
+def _same(count: int, void: int) -> np.ndarray:
+    return label_table({i: i for i in range(count)}, ignored=[void], ignore_label=void)

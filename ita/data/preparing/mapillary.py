@@ -1,0 +1,63 @@
+"""Mapillary Vistas v1.2: folders put where the field has them; label maps where there are none."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from ita.data.preparing.coco import semantic_jobs
+from ita.data.preparing.files import link_file
+from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.raw import require
+
+FOLDERS = {"train": "training", "val": "validation"}
+
+
+def plan(root: Path, split: str) -> Plan:
+    """What is to be made of Mapillary Vistas' ``train`` or ``val``.
+
+    Panoptic files are read as they come: categories 1-65 are the classes 0-64. Label maps come
+    with 0-64 and 65 for unlabelled; where they are missing they are made of the panoptic PNGs.
+
+    Raises:
+        UserError: raw files are missing, or not what they should be.
+    """
+    folder = root / "mapillary_vistas" / FOLDERS[split]
+    require(folder / "images")
+    # Some downloads hold several versions of the annotations.
+    version = folder / "v1.2"
+    links = [
+        LinkJob(version / name, folder / name)
+        for name in ("panoptic", "labels", "instances")
+        if (version / name).is_dir()
+    ]
+    steps = [Step(f"Mapillary Vistas {split}: folders", links, own_folders=False)]
+    panoptic = (version if (version / "panoptic").is_dir() else folder) / "panoptic"
+    require(panoptic)
+    if not (version / "labels").is_dir():
+        metadata = MetadataCatalog.get(f"openvocab_mapillary_vistas_panoptic_{split}")
+        jobs = semantic_jobs(
+            panoptic / "panoptic_2018.json",
+            panoptic,
+            folder / "labels",
+            metadata.stuff_dataset_id_to_contiguous_id,
+            metadata.ignore_label,
+        )
+        steps.append(Step(f"Mapillary Vistas {split}: labels", jobs))
+    return Plan(tuple(steps))
+
+
+@dataclass(frozen=True)
+class LinkJob:
+    """Links a folder."""
+
+    source: Path
+    target: Path
+
+    @property
+    def targets(self) -> tuple[Path, ...]:
+        return (self.target,)
+
+    def make(self, unfinished: Collection[Path]) -> None:
+        link_file(self.source, self.target)

@@ -1,0 +1,107 @@
+"""Panoptic PNGs and the json files beside them, in COCO's formats."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from ita.data.preparing.jobs import JsonFile
+
+
+def describe_segments(ids: np.ndarray) -> list[dict[str, Any]]:
+    """Measure the segments of a map.
+
+    Args:
+        ids: uint16 [H, W] segment ids; 0 is void.
+
+    Returns:
+        ``id``, ``area`` and ``bbox`` (x, y, width, height) of each, as COCO's panoptic json has
+        them, in the order of ids.
+    """
+    areas = np.bincount(ids.ravel())
+    present = np.flatnonzero(areas[1:]) + 1
+    position = np.zeros(len(areas), np.int32)
+    position[present] = np.arange(1, len(present) + 1)
+    boxes = ndimage.find_objects(position[ids])
+    return [
+        {
+            "id": int(segment_id),
+            "area": int(areas[segment_id]),
+            "bbox": [
+                columns.start,
+                rows.start,
+                columns.stop - columns.start,
+                rows.stop - rows.start,
+            ],
+        }
+        for segment_id, (rows, columns) in zip(present, boxes, strict=True)
+    ]
+
+
+def encode_ids(ids: np.ndarray) -> bytes:
+    """Segment ids, uint16 [H, W], as a PNG whose colors are R + 256 G."""
+    color = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A mask, bool [H, W], as COCO's compressed run lengths."""
+    encoded = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def categories(metadata: Metadata, ids: Sequence[int], *, only_things: bool = False) -> list[dict]:
+    """The ``categories`` of a json file.
+
+    Args:
+        metadata: of the data set.
+        ids: category id of every class.
+    """
+    return [
+        {
+            "id": category_id,
+            "name": metadata.stuff_classes[i],
+            "isthing": int(i in metadata.thing_ids),
+            "color": list(metadata.stuff_colors[i]),
+        }
+        for i, category_id in enumerate(ids)
+        if i in metadata.thing_ids or not only_things
+    ]
+
+
+def json_file(
+    path: Path,
+    image_files: Iterable[str],
+    described: list[dict],
+    annotations_of: Callable[[Any], list[dict[str, Any]]],
+    *,
+    number: bool = False,
+) -> JsonFile:
+    """A json file with ``images``, ``annotations`` and ``categories``.
+
+    Args:
+        image_files: ``file_name`` of every image.
+        described: the categories.
+        annotations_of: result of a job, which has the json's ``image`` -> annotations.
+        number: give the annotations ids from 1.
+    """
+
+    def build(results: Sequence[Any]) -> dict[str, Any]:
+        annotations = [a for result in results for a in annotations_of(result)]
+        if number:
+            annotations = [{"id": i} | a for i, a in enumerate(annotations, start=1)]
+        return {
+            "images": [result.image for result in results],
+            "annotations": annotations,
+            "categories": described,
+        }
+
+    return JsonFile(path, frozenset(image_files), build)

@@ -1,0 +1,58 @@
+"""PASCAL VOC 2012: PAS-21 with the background as a class, and PAS-20 without it."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.labels import LabelJob, label_table
+from ita.data.preparing.raw import read_labels, require, require_files
+from ita.errors import UserError
+
+FOLDERS = {"train": "training", "val": "validation"}
+NUM_CLASSES, VOID = 20, 255
+
+
+def plan(root: Path, split: str) -> Plan:
+    """What is to be made of VOC's ``train`` or ``val``.
+
+    Raises:
+        UserError: raw files are missing.
+    """
+    voc, prepared = root / "VOCdevkit" / "VOC2012", root / "pascal_voc_d2"
+    listed = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
+    images, labels = voc / "JPEGImages", voc / "SegmentationClass"
+    require(listed, images, labels)
+    stems = listed.read_text(encoding="utf-8").split()
+    if not stems:
+        raise UserError(f"{listed} names no images: unpack the data set again")
+    require_files(images, (f"{stem}.jpg" for stem in stems))
+    require_files(labels, (f"{stem}.png" for stem in stems))
+    folder, tables = FOLDERS[split], {"pascal21": pas21_table(), "pascal20": pas20_table()}
+    jobs = [
+        LabelJob(
+            source=labels / f"{stem}.png",
+            read=read_labels,
+            outputs={
+                prepared / f"annotations_{name}" / folder / f"{stem}.png": table
+                for name, table in tables.items()
+            },
+            image=images / f"{stem}.jpg",
+            image_link=prepared / "images" / folder / f"{stem}.jpg",
+        )
+        for stem in stems
+    ]
+    return Plan((Step(f"PASCAL VOC {split}", jobs),))
+
+
+def pas21_table() -> np.ndarray:
+    """Raw values as they are: 0 is the background, 1-20 the classes, 255 the void at borders."""
+    return label_table({i: i for i in range(NUM_CLASSES + 1)}, ignored=[VOID], ignore_label=VOID)
+
+
+def pas20_table() -> np.ndarray:
+    """The classes 1-20 become 0-19; background and void are both ignored.
+
+    To subtract one from bytes would make the void 254, which a confusion matrix counts.
+    """
+    return label_table({i + 1: i for i in range(NUM_CLASSES)}, ignored=[0, VOID], ignore_label=VOID)

@@ -1,0 +1,172 @@
+"""Finding and reading what people downloaded, with errors that name the file and the remedy."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ita.data.locate import ROOT_VARIABLE
+from ita.data.reading import read_label_values, read_segment_index
+from ita.errors import UserError
+
+AGAIN = "unpack or download it again"
+
+
+class NotDownloadedError(UserError):
+    """The raw data of a split is not there at all, so that another split may still be prepared."""
+
+
+def require(*paths: Path) -> None:
+    """Make sure that folders or files of the download are there.
+
+    Raises:
+        NotDownloadedError: the first that is not.
+    """
+    for path in paths:
+        if not path.exists():
+            raise NotDownloadedError(
+                f"{path} not found: dataset.md says where to download it; --root or "
+                f"{ROOT_VARIABLE} names the folder that holds all data sets"
+            )
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Make sure that a folder holds files.
+
+    Raises:
+        UserError: the first that it does not hold.
+    """
+    there = set(os.listdir(folder))
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise UserError(
+            f"{folder / missing[0]} not found, one of {len(missing)} raw files that are missing: "
+            "unpack or download the data set again"
+        )
+
+
+def paired_stems(images: Path, labels: Path) -> list[str]:
+    """Stems of the ``*.jpg`` of a folder, in order, each of which has its ``*.png`` in another.
+
+    Raises:
+        UserError: an image without label map or the other way round, or no images.
+    """
+    require(images, labels)
+    image_stems, label_stems = _stems(images, ".jpg"), _stems(labels, ".png")
+    if not image_stems:
+        raise NotDownloadedError(f"no images (*.jpg) in {images}: unpack the data set again")
+    require_files(labels, (f"{stem}.png" for stem in image_stems))
+    require_files(images, (f"{stem}.jpg" for stem in label_stems))
+    return image_stems
+
+
+def _stems(folder: Path, suffix: str) -> list[str]:
+    names = sorted(os.listdir(folder))
+    # Archives made on a Mac hold "._name" beside "name".
+    return [n.removesuffix(suffix) for n in names if n.endswith(suffix) and not n.startswith(".")]
+
+
+def read_json(path: Path) -> Any:
+    """Read a json file.
+
+    Raises:
+        UserError: it cannot be read, or is no json.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid json ({error}): {AGAIN}") from error
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read the values of a label map, integers [H, W].
+
+    Raises:
+        UserError: see :func:`ita.data.reading.read_label_values`.
+    """
+    with _remedy():
+        return read_label_values(str(path))
+
+
+def read_segment_classes(
+    path: Path, *, segments: Sequence[tuple[int, int]], void: int
+) -> np.ndarray:
+    """Read a panoptic PNG as the classes of its segments.
+
+    Args:
+        segments: segment id and class of every segment.
+        void: the class of pixels without segment.
+
+    Returns:
+        integers [H, W].
+
+    Raises:
+        UserError: see :func:`ita.data.reading.read_segment_index`.
+    """
+    record = {"pan_seg_file_name": str(path), "segments_info": [{"id": i} for i, _ in segments]}
+    with _remedy():
+        index = read_segment_index(record)
+    return np.array([*(c for _, c in segments), void])[index]
+
+
+def read_channels(path: Path, count: int) -> list[np.ndarray]:
+    """Read the first channels of a color PNG, each uint8 [H, W].
+
+    Raises:
+        UserError: not decodable, or not a color image.
+    """
+    with opened(path) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            raise UserError(f"{path} is not a color PNG: {AGAIN}")
+        # Channel by channel is faster than the array of all.
+        return [np.asarray(image.getchannel(i)) for i in range(count)]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file as it is, without turning it as EXIF says.
+
+    Raises:
+        UserError: it cannot be opened, or decoded within the ``with`` statement.
+    """
+    try:
+        with Image.open(path) as image:
+            yield image
+    # PIL raises SyntaxError for a broken PNG, ValueError or EOFError for others.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
+
+
+def check_size(image_file: Path, label_file: Path, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Compare the size of an image with its label map's shape (height, width, ...).
+
+    Returns:
+        width and height.
+
+    Raises:
+        UserError: they differ, or the image cannot be opened.
+    """
+    with opened(image_file) as image:
+        size = image.size
+    if size != (shape[1], shape[0]):
+        raise UserError(
+            f"{label_file} is {shape[1]} × {shape[0]} (width × height), but {image_file} is "
+            f"{size[0]} × {size[1]}: {AGAIN}"
+        )
+    return size
+
+
+@contextmanager
+def _remedy() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}: {AGAIN}") from error
