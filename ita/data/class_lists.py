@@ -29,12 +29,16 @@ def read_class_list(path: str | Path) -> ClassList:
     Raises:
         UserError: see :func:`parse_class_list`.
     """
-    classes = parse_class_list(path)
+    return read_ids_and_classes(path)[1]
+
+
+def read_ids_and_classes(path: str | Path) -> tuple[tuple[int, ...], ClassList]:
+    """Read a class list as :func:`read_class_list` does, with the label id of each class."""
+    classes = sorted(parse_class_list(path).items())
     file = find_class_list(path)
     name = file.stem if file.parent == VOCABULARIES else str(path)
-    class_list = ClassList(name, tuple(names for _, names in sorted(classes.items())))
-    _note_repetitions(class_list)
-    return class_list
+    class_list = ClassList(name, tuple(names for _, names in classes))
+    return tuple(label_id for label_id, _ in classes), class_list
 
 
 def find_class_list(path: str | Path) -> Path:
@@ -94,7 +98,7 @@ def _parse_line(line: str, where: str) -> tuple[int, tuple[str, ...]]:
     return int(id_text), names
 
 
-def _note_repetitions(class_list: ClassList) -> None:
+def note_repetitions(class_list: ClassList) -> None:
     """Log names that serve several classes: legal, but their logits tie."""
     first = Counter(class_list.names)
     # A name that one class lists twice is not shared.

@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ita.data.catalogue import CATALOGUE, DatasetRow, LabelFolder
-from ita.data.class_lists import parse_class_list, read_class_list
+from ita.data.class_lists import note_repetitions, read_class_list, read_ids_and_classes
 from ita.data.locate import Located, locate
 from ita.data.reading import MAX_LABEL_VALUES
 from ita.data.records import Record, check_a_handful
@@ -144,26 +144,26 @@ def check_registered(name: str) -> None:
 def class_list_for(dataset_name: str, file: str = "") -> ClassList:
     """The class list to use with a data set: its own, or the one in ``file``.
 
+    Names that serve several classes are noted in the log.
+
     Raises:
         UserError: an unknown data set, a bad file, or a list of another length than the set's own.
     """
     check_registered(dataset_name)
     own: ClassList = MetadataCatalog.get(dataset_name).class_list
-    if not file:
-        return own
-    replacement = read_class_list(file)
-    if len(replacement) != len(own):
+    class_list = read_class_list(file) if file else own
+    if len(class_list) != len(own):
         raise UserError(
-            f"{file} lists {len(replacement)} classes, but {dataset_name} has {len(own)}; "
+            f"{file} lists {len(class_list)} classes, but {dataset_name} has {len(own)}; "
             "a replacement names the same classes in the same order"
         )
-    return replacement
+    note_repetitions(class_list)
+    return class_list
 
 
 def _describe(row: DatasetRow) -> dict[str, Any]:
     """What is known of a set without looking at its files."""
-    file_ids = tuple(sorted(parse_class_list(row.class_list)))
-    class_list = read_class_list(row.class_list)
+    file_ids, class_list = read_ids_and_classes(row.class_list)
     names, things = list(class_list.names), tuple(sorted(row.things))
     categories = range(len(names)) if row.contiguous_categories else file_ids
     _check_ids(row, file_ids)

@@ -157,6 +157,16 @@ def test_published_lists_of_the_other_sets(tmp_path, name, count, first):
     assert class_list.names == tuple(f"name {i}" for i in range(count))
 
 
+def test_repeated_names_are_noted_for_the_lists_in_use(caplog):
+    with caplog.at_level(logging.INFO):
+        class_list_for("openvocab_ade20k_full_sem_seg_val")
+        class_list_for("openvocab_pascal20_sem_seg_val")
+    assert [message.split(" are shared")[0] for message in caplog.messages] == [
+        "class list ade847: 9 first names",
+        "class list ade847: 41 synonyms",
+    ]
+
+
 def test_published_list_with_repeated_first_names(tmp_path, caplog):
     lines = [f"{i}:{('pier' if i in (174, 255) else f'name {i}')},other {i}" for i in range(847)]
     with caplog.at_level(logging.INFO):
