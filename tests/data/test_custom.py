@@ -25,7 +25,7 @@ mini_pan:
   image_root: images
   panoptic_root: panoptic
   panoptic_json: panoptic.json
-  things: [dog, person]
+  things: [grass, person]
 """
 
 
@@ -69,8 +69,8 @@ def test_panoptic_json(register, folder, quarters):
     register(PANOPTIC)
     (record,) = DatasetCatalog.get("mini_pan")
     metadata = MetadataCatalog.get("mini_pan")
-    assert metadata.thing_classes == ["person", "dog"]
-    assert [s["isthing"] for s in record["segments_info"]] == [True, True, False]
+    assert metadata.thing_classes == ["person", "grass"]
+    assert [s["isthing"] for s in record["segments_info"]] == [True, False, True]
     assert set(np.unique(load_semantic_label(record, metadata))) == {0, 1, 3, 255}
 
 
@@ -108,10 +108,10 @@ def test_more_than_255_classes(register, folder):
         (SEMANTIC.replace("[320, 640]", "320"), "test_size is 320"),
         (SEMANTIC.replace("[0, 255]", "[1]"), "mini_fields: label value 1 is both a class and"),
         (SEMANTIC.replace("classes.txt", "none.txt"), "cannot read class list .*none.txt"),
-        (PANOPTIC.replace("dog, person", "dgo"), "thing dgo is not .* did you mean dog"),
-        (PANOPTIC.replace("dog, person", "human"), "thing human is not the first name"),
-        (PANOPTIC.replace("[dog, person]", "dog"), "things is 'dog'; it must be a list"),
-        (PANOPTIC.replace("  things: [dog, person]\n", ""), "lacks things"),
+        (PANOPTIC.replace("grass, person", "dgo"), "thing dgo is not .* did you mean dog"),
+        (PANOPTIC.replace("grass, person", "human"), "thing human is not the first name"),
+        (PANOPTIC.replace("[grass, person]", "dog"), "things is 'dog'; it must be a list"),
+        (PANOPTIC.replace("  things: [grass, person]\n", ""), "lacks things"),
         (PANOPTIC.replace("  panoptic_root: panoptic\n", ""), "go together"),
         (SEMANTIC.replace("mini_fields", "toy_val"), "a data set toy_val already, built in"),
         (SEMANTIC.replace("mini_fields", "coco_2017_val"), "coco_2017_val already, built in"),

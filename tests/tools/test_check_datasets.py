@@ -71,7 +71,9 @@ def test_only_what_was_asked_for_decides(root, check):
     assert check("pas20", "--split", "train", "--subset")[0] == 1
     assert check("pas20", "--subset")[0] == 1
     # A name says what its split is.
-    assert check("openvocab_pascal20_sem_seg_val", "--split", "train", "--subset")[0] == 0
+    code, output = check("openvocab_pascal20_sem_seg_val", "--split", "train", "--subset")
+    assert code == 0
+    assert line_of("openvocab_pascal20_sem_seg_val", output).endswith(" ready")
     code, output = check("pas20", "a847", "--split", "val", "--subset")
     assert code == 1
     assert line_of("openvocab_pascal20_sem_seg_val", output).endswith(" ready")
