@@ -35,15 +35,16 @@ def load_panoptic_records(
         class_of_category: the json's category id -> contiguous class id.
         thing_ids: contiguous ids of the things.
         image_suffix: what follows the stem of a panoptic PNG in its image's name, in any subfolder
-            of ``image_root``; empty: the json names the image files.
+            of ``image_root``; empty: the json names the image files, else it need not.
         panoptic_suffix: what the stem is followed by in panoptic PNGs.
         semantic_root: label maps of the same stems, in any subfolder, if there are any.
         semantic_suffix: what the stem is followed by in label maps.
 
     Returns:
-        One record per annotated image: ``file_name``, ``image_id``, ``height``, ``width``,
-        ``pan_seg_file_name``, ``segments_info`` (``id``, contiguous ``category_id``, ``iscrowd``,
-        ``isthing``) and, with ``semantic_root``, ``sem_seg_file_name``.
+        One record per annotated image: ``file_name``, ``image_id``, ``height`` and ``width`` if
+        the json has them, ``pan_seg_file_name``, ``segments_info`` (``id``, contiguous
+        ``category_id``, ``iscrowd``, ``isthing``) and, with ``semantic_root``,
+        ``sem_seg_file_name``.
 
     Raises:
         UserError: json that is not COCO panoptic, no images, a category that is no class, or an
@@ -53,9 +54,13 @@ def load_panoptic_records(
     try:
         images = {image["id"]: image for image in content["images"]}
         records = [
-            _panoptic_record(images[annotation["image_id"]], annotation, class_of_category)
+            _panoptic_record(images.get(annotation["image_id"], {}), annotation, class_of_category)
             for annotation in content["annotations"]
         ]
+        if not image_suffix:
+            for record in records:
+                name = images[record["image_id"]]["file_name"]
+                record["file_name"] = os.path.join(image_root, name)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{panoptic_json} is not COCO panoptic json: {error!r}") from error
     except UserError as error:
@@ -68,9 +73,6 @@ def load_panoptic_records(
     ]
     if image_suffix:
         _name_files(records, "file_name", stems, image_root, image_suffix)
-    else:
-        for record in records:
-            record["file_name"] = os.path.join(image_root, record["file_name"])
     if semantic_root is not None:
         _name_files(records, "sem_seg_file_name", stems, semantic_root, semantic_suffix)
     things = frozenset(thing_ids)
@@ -94,7 +96,7 @@ def _read_json(path: Path) -> Any:
 def _panoptic_record(
     image: Mapping[str, Any], annotation: Mapping[str, Any], class_of_category: Mapping[int, int]
 ) -> Record:
-    """A record with the file names as the json has them, without folders."""
+    """A record without its image's file, and with the name of its PNG as the json has it."""
     segments = []
     for segment in annotation["segments_info"]:
         category = segment["category_id"]
@@ -110,10 +112,8 @@ def _panoptic_record(
             }
         )
     return {
-        "file_name": image["file_name"],
         "image_id": annotation["image_id"],
-        "height": image["height"],
-        "width": image["width"],
+        **{key: image[key] for key in ("height", "width") if key in image},
         "pan_seg_file_name": annotation["file_name"],
         "segments_info": segments,
     }

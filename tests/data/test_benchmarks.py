@@ -1,5 +1,6 @@
 """The benchmarks' prepared trees and downloads, read as training and evaluation read them."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -141,6 +142,18 @@ def test_street_scenes_have_panoptic_files(root, name):
         np.testing.assert_array_equal(label, truth[str(record["image_id"])])
         for segment in record["segments_info"]:
             assert segment["isthing"] == (segment["category_id"] in metadata.thing_ids)
+
+
+def test_mapillary_images_need_not_be_described(root):
+    """Their name is that of the panoptic PNG, their size that of the file."""
+    mini_sets.mapillary(root)
+    path = root / "mapillary_vistas/validation/panoptic/panoptic_2018.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "images": []}))
+    (record, _) = DatasetCatalog.get(MAPILLARY)
+    assert Path(record["file_name"]).name == "-AbC_01xyz.jpg"
+    mapped = InferenceMapper(min_size=12, max_size=100)(record)
+    assert (mapped["height"], mapped["width"]) == mini_sets.SIZE
 
 
 def test_things_of_the_street_scenes():
