@@ -97,7 +97,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     # What loading a set warns of is in the report.
-    logging.getLogger("ita").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR)
     reports = []
     try:
         for row in choose_rows(arguments.sets, arguments.split):
