@@ -1,10 +1,11 @@
-"""Cityscapes: semantic and panoptic files, as cityscapesscripts makes them.
+"""Cityscapes: semantic and panoptic files, as cityscapesscripts makes them, and instances.
 
 reads   cityscapes/leftImg8bit/{train,val}/*/*_leftImg8bit.png
         cityscapes/gtFine/{train,val}/*/*_gtFine_{labelIds,instanceIds}.png
 writes  cityscapes/gtFine/{train,val}/*/*_gtFine_labelTrainIds.png    0-18, 255 unlabelled
         cityscapes/gtFine/cityscapes_panoptic_{train,val}.json
         cityscapes/gtFine/cityscapes_panoptic_{train,val}/*_gtFine_panoptic.png
+        cityscapes/gtFine/cityscapes_instance_{train,val}.json
 """
 
 import sys

@@ -264,6 +264,7 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
         panoptic_suffix="_gtFine_panoptic.png",
         panoptic_made_by=script,
         instances_json=f"cityscapes/gtFine/cityscapes_instance_{split}.json",
+        instances_made_by=script,
         label_folders=(
             LabelFolder(labels, suffix="_gtFine_labelTrainIds.png", made_by=script),
             LabelFolder(

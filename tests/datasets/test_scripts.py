@@ -38,6 +38,7 @@ OTHERS = {
         )
     },
     "cityscapes": {
+        "cityscapes/gtFine/cityscapes_instance_val.json",
         "cityscapes/gtFine/cityscapes_panoptic_val.json",
         *(
             f"cityscapes/gtFine/cityscapes_panoptic_val/{city}_000000_000019_gtFine_panoptic.png"
@@ -262,6 +263,27 @@ def test_cityscapes_panoptic_is_as_cityscapesscripts_makes_it(prepared):
         assert found == {7: (7, 0), 24: (24, 1), 26000: (26, 0), 26001: (26, 0)}
         for segment in annotation["segments_info"]:
             _check_measures(segment, ids == segment["id"])
+
+
+def test_cityscapes_instances_are_the_things_of_the_panoptic_files(prepared):
+    folder = prepared.root / "cityscapes" / "gtFine"
+    content = json.loads((folder / "cityscapes_instance_val.json").read_text())
+    assert [c["id"] for c in content["categories"]] == list(layouts.CITYSCAPES)[11:]
+    assert [a["id"] for a in content["annotations"]] == list(range(1, 7))
+    truth = layouts.cityscapes_instances()
+    by_image = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        by_image[annotation["image_id"]].append(annotation)
+    for annotations in by_image.values():
+        assert [(a["category_id"], a["iscrowd"]) for a in annotations] == [
+            (24, 1),
+            (26, 0),
+            (26, 0),
+        ]
+        for annotation, thing in zip(annotations, (24, 26000, 26001), strict=True):
+            mask = coco_mask.decode(annotation["segmentation"]).astype(bool)
+            np.testing.assert_array_equal(mask, truth == thing)
+            _check_measures(annotation, mask)
 
 
 def _check_measures(segment, mask):

@@ -12,7 +12,13 @@ from detectron2.data import Metadata, MetadataCatalog
 from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
-from ita.data.preparing.panoptic import categories, describe_segments, encode_ids, json_file
+from ita.data.preparing.panoptic import (
+    categories,
+    describe_segments,
+    encode_ids,
+    encode_mask,
+    json_file,
+)
 from ita.data.preparing.raw import NotDownloadedError, read_labels, require, require_files
 
 # Label ids of cityscapesscripts, 0 unlabelled to 33 bicycle, and the value of train ids for those
@@ -89,21 +95,35 @@ def _panoptic_step(fine: Path, split: str, stems: list[Path], metadata: Metadata
         )
         for stem in stems
     ]
-    file = json_file(
-        fine / f"{name}.json",
-        (job.image_file for job in jobs),
-        categories(metadata, sorted(evaluated)),
-        lambda result: [result.panoptic],
+    files, ids = [job.image_file for job in jobs], sorted(evaluated)
+    return Step(
+        f"Cityscapes {split}: panoptic and instances",
+        jobs,
+        json_files=(
+            json_file(
+                fine / f"{name}.json",
+                files,
+                categories(metadata, ids),
+                lambda result: [result.panoptic],
+            ),
+            json_file(
+                fine / f"cityscapes_instance_{split}.json",
+                files,
+                categories(metadata, ids, only_things=True),
+                lambda result: result.instances,
+                number=True,
+            ),
+        ),
     )
-    return Step(f"Cityscapes {split}: panoptic", jobs, json_files=(file,))
 
 
 @dataclass(frozen=True)
 class Described:
-    """What the json file says of an image."""
+    """What the json files say of an image."""
 
     image: dict[str, Any]
     panoptic: dict[str, Any]
+    instances: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -145,6 +165,7 @@ class PanopticJob:
         return Described(
             {"id": self.stem, "file_name": self.image_file, "height": height, "width": width},
             {"image_id": self.stem, "file_name": self.target.name, "segments_info": segments},
+            [self._instance(s, ids) for s in segments if s["category_id"] in self.things],
         )
 
     def _segment(self, segment: dict[str, Any]) -> dict[str, Any]:
@@ -152,3 +173,11 @@ class PanopticJob:
         label_id = segment["id"] if is_label else segment["id"] // FIRST_INSTANCE
         is_crowd = int(is_label and label_id in self.things)
         return {**segment, "category_id": label_id, "iscrowd": is_crowd}
+
+    def _instance(self, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
+        kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
+        return {
+            "image_id": self.stem,
+            **kept,
+            "segmentation": encode_mask(ids == segment["id"]),
+        }
