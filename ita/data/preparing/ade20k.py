@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -12,11 +11,11 @@ from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
 from ita.data.preparing.panoptic import (
-    categories,
+    Described,
+    describe_instance,
     describe_segments,
     encode_ids,
-    encode_mask,
-    json_file,
+    panoptic_and_instances,
 )
 from ita.data.preparing.raw import (
     check_size,
@@ -79,36 +78,17 @@ def semantic_table() -> np.ndarray:
 
 def _panoptic_step(ade: Path, split: str, jobs: list["PanopticJob"]) -> Step:
     metadata = MetadataCatalog.get(f"openvocab_ade20k_panoptic_{split}")
-    files = [job.image.name for job in jobs]
-    ids = range(NUM_CLASSES)
     return Step(
         f"A-150 {split}: panoptic and instances",
         jobs,
-        json_files=(
-            json_file(
-                ade / f"ade20k_panoptic_{split}.json",
-                files,
-                categories(metadata, ids),
-                lambda result: [result.panoptic],
-            ),
-            json_file(
-                ade / f"ade20k_instance_{split}.json",
-                files,
-                categories(metadata, ids, only_things=True),
-                lambda result: result.instances,
-                number=True,
-            ),
+        json_files=panoptic_and_instances(
+            ade / f"ade20k_panoptic_{split}.json",
+            ade / f"ade20k_instance_{split}.json",
+            [job.image.name for job in jobs],
+            metadata,
+            range(NUM_CLASSES),
         ),
     )
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the json files say of an image."""
-
-    image: dict[str, Any]
-    panoptic: dict[str, Any]
-    instances: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +129,7 @@ class PanopticJob:
         return Described(
             {"id": image_id, "file_name": self.image.name, "height": height, "width": width},
             {"image_id": image_id, "file_name": self.target.name, "segments_info": segments},
-            [_instance(image_id, s, columnwise) for s in segments if s["id"] >= 256],
+            [describe_instance(image_id, s, columnwise) for s in segments if s["id"] >= 256],
         )
 
     def _read_instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,8 +147,3 @@ class PanopticJob:
                 "right file? Unpack or download it again"
             )
         return is_thing, thing_class, number
-
-
-def _instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
-    kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
-    return {"image_id": image_id, **kept, "segmentation": encode_mask(ids == segment["id"])}

@@ -13,11 +13,11 @@ from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
 from ita.data.preparing.panoptic import (
-    categories,
+    Described,
+    describe_instance,
     describe_segments,
     encode_ids,
-    encode_mask,
-    json_file,
+    panoptic_and_instances,
 )
 from ita.data.preparing.raw import NotDownloadedError, read_labels, require, require_files
 
@@ -95,35 +95,17 @@ def _panoptic_step(fine: Path, split: str, stems: list[Path], metadata: Metadata
         )
         for stem in stems
     ]
-    files, ids = [job.image_file for job in jobs], sorted(evaluated)
     return Step(
         f"Cityscapes {split}: panoptic and instances",
         jobs,
-        json_files=(
-            json_file(
-                fine / f"{name}.json",
-                files,
-                categories(metadata, ids),
-                lambda result: [result.panoptic],
-            ),
-            json_file(
-                fine / f"cityscapes_instance_{split}.json",
-                files,
-                categories(metadata, ids, only_things=True),
-                lambda result: result.instances,
-                number=True,
-            ),
+        json_files=panoptic_and_instances(
+            fine / f"{name}.json",
+            fine / f"cityscapes_instance_{split}.json",
+            [job.image_file for job in jobs],
+            metadata,
+            sorted(evaluated),
         ),
     )
-
-
-@dataclass(frozen=True)
-class Described:
-    """What the json files say of an image."""
-
-    image: dict[str, Any]
-    panoptic: dict[str, Any]
-    instances: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -159,13 +141,14 @@ class PanopticJob:
         look_up(label_ids, known, self.source)
         ids = np.where(np.isin(label_ids, list(self.evaluated)), ids, 0).astype(np.uint16)
         segments = [self._segment(segment) for segment in describe_segments(ids)]
+        things = [segment for segment in segments if segment["category_id"] in self.things]
         if unfinished:
             write_file(self.target, encode_ids(ids))
         height, width = ids.shape
         return Described(
             {"id": self.stem, "file_name": self.image_file, "height": height, "width": width},
             {"image_id": self.stem, "file_name": self.target.name, "segments_info": segments},
-            [self._instance(s, ids) for s in segments if s["category_id"] in self.things],
+            [describe_instance(self.stem, thing, ids) for thing in things],
         )
 
     def _segment(self, segment: dict[str, Any]) -> dict[str, Any]:
@@ -173,11 +156,3 @@ class PanopticJob:
         label_id = segment["id"] if is_label else segment["id"] // FIRST_INSTANCE
         is_crowd = int(is_label and label_id in self.things)
         return {**segment, "category_id": label_id, "iscrowd": is_crowd}
-
-    def _instance(self, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
-        kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
-        return {
-            "image_id": self.stem,
-            **kept,
-            "segmentation": encode_mask(ids == segment["id"]),
-        }

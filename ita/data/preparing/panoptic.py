@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from ita.data.preparing.jobs import JsonFile
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the json files say of an image."""
+
+    image: dict[str, Any]
+    panoptic: dict[str, Any]
+    instances: list[dict[str, Any]]
 
 
 def describe_segments(ids: np.ndarray) -> list[dict[str, Any]]:
@@ -56,6 +66,12 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """A mask, bool [H, W], as COCO's compressed run lengths."""
     encoded = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
     return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def describe_instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
+    """A segment of the map ``ids`` [H, W] as an annotation of an instances json."""
+    kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
+    return {"image_id": image_id, **kept, "segmentation": encode_mask(ids == segment["id"])}
 
 
 def categories(metadata: Metadata, ids: Sequence[int], *, only_things: bool = False) -> list[dict]:
@@ -105,3 +121,31 @@ def json_file(
         }
 
     return JsonFile(path, frozenset(image_files), build)
+
+
+def panoptic_and_instances(
+    panoptic_json: Path,
+    instances_json: Path,
+    image_files: Sequence[str],
+    metadata: Metadata,
+    ids: Sequence[int],
+) -> tuple[JsonFile, JsonFile]:
+    """The two json files that jobs with a :class:`Described` result fill.
+
+    Args:
+        image_files: ``file_name`` of every image.
+        metadata: of the data set.
+        ids: category id of every class.
+    """
+    return (
+        json_file(
+            panoptic_json, image_files, categories(metadata, ids), lambda result: [result.panoptic]
+        ),
+        json_file(
+            instances_json,
+            image_files,
+            categories(metadata, ids, only_things=True),
+            lambda result: result.instances,
+            number=True,
+        ),
+    )
