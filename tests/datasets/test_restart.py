@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,15 @@ def test_killed_run_leaves_no_half_files_and_is_gone_on_with(tmp_path, prepare):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    _wait_for_end(process.pid)
+    # Not communicate(), which waits for all that may write to the pipes.
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
+    try:
+        _wait_for_end(process.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     finished = {p: t for p, t in files(tmp_path / "pascal_voc_d2").items() if "partial" not in p}
     assert 20 <= len(finished) < 3 * COUNT
     _compare(tmp_path, {p: t for p, t in truth.items() if p[14:] in finished})
@@ -92,11 +100,12 @@ def test_dry_run_writes_nothing(tmp_path, prepare, name):
 
 def test_full_disk(tmp_path, prepare, monkeypatch):
     layouts.pascal_voc(tmp_path)
-    write = Path.write_bytes
+    write, seen = Path.write_bytes, []
 
     def full(path, content):
         if "2007_000034" in path.name:
             write(path, content[: len(content) // 2])
+            seen.extend(path.parent.iterdir())
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(path, content)
 
@@ -108,6 +117,8 @@ def test_full_disk(tmp_path, prepare, monkeypatch):
         f"cannot write {path}: No space left on device; make room, then run the same command "
         "again: finished files are kept"
     ]
+    # A run that is killed while it writes leaves the file under another name.
+    assert [half.suffix for half in seen if "2007_000034" in half.name] == [".partial"]
     made = files(tmp_path / "pascal_voc_d2")
     assert "annotations_pascal21/validation/2007_000033.png" in made
     assert not any("2007_000034.png" in name for name in made)
