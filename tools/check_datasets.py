@@ -87,7 +87,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sets", nargs="*", metavar="SET", help="a name, such as a847, or YAML file")
-    parser.add_argument("--split", choices=("train", "val", "all"), default="all")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="all")
     parser.add_argument(
         "--subset", action="store_true", help="accept fewer images than the complete set has"
     )

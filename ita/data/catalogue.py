@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ita.data.toy.names import DISTRACTOR_THINGS, SEEN_THINGS, STUFF, THINGS
+
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 # What a set can be evaluated on, in the field's words: this one has semantic labels only.
 SEMANTIC = "sem_seg"
@@ -56,7 +58,7 @@ class DatasetRow:
     Attributes:
         name: the registered name.
         family: what people call the set; its splits share it.
-        split: "train" or "val"; empty in sets of one's own.
+        split: "train", "val" or "test"; empty in sets of one's own.
         class_list: a list in ``vocabularies/`` or the path of a class list file.
         image_root: folder of the images.
         image_suffix: what follows an image's stem in its name; empty: any image suffix.
@@ -112,6 +114,17 @@ _MAPILLARY_THINGS = (
 )  # fmt: skip
 # Cityscapes' label ids that are not evaluated.
 _CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+# Contiguous ids of the things in the toy world's class lists. Distractors come last.
+_TOY_THINGS = {
+    "toy": tuple(range(len(THINGS))),
+    "toy_seen": tuple(range(len(SEEN_THINGS))),
+    "toy_synonyms": tuple(range(len(THINGS))),
+    "toy_distractors": (
+        *range(len(THINGS)),
+        *range(len(THINGS + STUFF), len(THINGS + STUFF + DISTRACTOR_THINGS)),
+    ),
+}
+_MAKE_TOY = "python tools/make_toy_dataset.py $DETECTRON2_DATASETS/toy"
 # The field's folders of ADE20K and the prepared sets have these names for the two splits.
 _FOLDERS = {"train": "training", "val": "validation"}
 
@@ -303,18 +316,21 @@ def _mapillary_row(split: str, num_images: int) -> DatasetRow:
     )
 
 
-def _toy_row(split: str) -> DatasetRow:
+def _toy_row(split: str, class_list: str = "toy", *, scenes: str = "") -> DatasetRow:
+    """A split of the toy world, or the ``scenes`` of another split with a class list of its own."""
+    scenes = scenes or split
     return DatasetRow(
         name=f"toy_{split}",
         family="toy",
-        split=split,
-        class_list="toy",
-        image_root=f"toy/toy_{split}",
-        things=tuple(range(6)),
-        panoptic_root=f"toy/panoptic_{split}",
-        panoptic_json=f"toy/panoptic_{split}.json",
-        panoptic_made_by="python tools/make_toy_dataset.py $DETECTRON2_DATASETS/toy",
-        instances_json=f"toy/instances_{split}.json",
+        split=split.partition("_")[0],
+        class_list=class_list,
+        image_root=f"toy/toy_{scenes}",
+        things=_TOY_THINGS[class_list],
+        panoptic_root=f"toy/panoptic_{scenes}",
+        panoptic_json=f"toy/panoptic_{scenes}.json",
+        panoptic_made_by=_MAKE_TOY,
+        instances_json=f"toy/instances_{scenes}.json",
+        instances_made_by=_MAKE_TOY,
         evaluator_type="coco_panoptic_seg",
     )
 
@@ -338,6 +354,11 @@ CATALOGUE: tuple[DatasetRow, ...] = (
     _cityscapes_row("val", 500),
     _mapillary_row("train", 18000),
     _mapillary_row("val", 2000),
-    _toy_row("train"),
+    _toy_row("train", "toy_seen"),
     _toy_row("val"),
+    _toy_row("test_seen"),
+    _toy_row("test_unseen"),
+    _toy_row("test_all"),
+    _toy_row("test_synonyms", "toy_synonyms", scenes="test_all"),
+    _toy_row("test_distractors", "toy_distractors", scenes="test_all"),
 )

@@ -1,7 +1,7 @@
-"""Writes synthetic scenes as a data set in COCO panoptic's own on-disk format."""
+"""Writes scenes of the toy world as a data set in COCO panoptic's own on-disk format."""
 
 import json
-import shutil
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,30 +12,66 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ita.data.class_lists import VOCABULARIES, parse_class_list
-from ita.data.toy_scenes import SHAPES, Scene, Segment, draw_scene
+from ita.data.class_lists import parse_class_list
+from ita.data.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN
+from ita.data.toy.scenes import Scene, Segment, draw_scene
 from ita.errors import UserError
 
 # What a folder was made from; a folder without this file was not made here.
 DESCRIPTION = "toy.json"
-SPLITS = ("train", "val")
+# Goes up whenever the same arguments give other scenes, so that an old folder is not taken for new.
+WORLD = 2
 # Width and height relative to the size asked for.
 PROPORTIONS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))
 
 
-def make_toy_dataset(
-    out_dir: str | Path, *, seed: int = 0, train: int = 64, val: int = 24, size: int = 128
-) -> Path:
-    """Write training and validation scenes, byte for byte the same for the same arguments.
+def _half_and_half(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+    """A sequence from which a draw is as often of ``first`` as of ``second``."""
+    length = math.lcm(len(first), len(second))
+    return (*first,) * (length // len(first)) + (*second,) * (length // len(second))
 
-    The folder gets ``toy_{train,val}/*.jpg``, ``panoptic_{train,val}.json``,
-    ``panoptic_{train,val}/*.png``, ``instances_{train,val}.json`` and ``classes.txt``. It is
-    complete or not there. A folder that already holds this very data set is left as it is.
+
+@dataclass(frozen=True)
+class _Split:
+    """What a split's objects are drawn from, and the list of the classes that its files name."""
+
+    things: tuple[str, ...]
+    class_list: str = "toy"
+
+
+# In this order: a split's position is part of the seed of its scenes.
+SPLITS = {
+    # Its files name no class that it does not show.
+    "train": _Split(SEEN_THINGS, "toy_seen"),
+    "val": _Split(_half_and_half(SEEN_THINGS, VAL_UNSEEN)),
+    "test_seen": _Split(SEEN_THINGS),
+    "test_unseen": _Split(TEST_UNSEEN),
+    "test_all": _Split(_half_and_half(SEEN_THINGS, TEST_UNSEEN)),
+}
+
+
+def make_toy_dataset(
+    out_dir: str | Path,
+    *,
+    seed: int = 0,
+    train: int = 600,
+    val: int = 100,
+    test: int = 100,
+    size: int = 144,
+) -> Path:
+    """Write the splits train, val, test_seen, test_unseen and test_all.
+
+    They are byte for byte the same for the same arguments. The folder gets for each split
+    ``toy_SPLIT/*.jpg``, ``panoptic_SPLIT.json``, ``panoptic_SPLIT/*.png`` and
+    ``instances_SPLIT.json``. It is complete or not there. A folder that already holds this very
+    data set is left as it is.
 
     Args:
-        seed: of all scenes; those of training and validation differ.
-        train: number of training scenes.
-        val: number of validation scenes.
+        seed: of all scenes; those of the splits differ.
+        train: number of training scenes; they show seen classes only.
+        val: number of validation scenes; half of the objects are of VAL_UNSEEN.
+        test: number of scenes of each test split: objects of seen classes, of TEST_UNSEEN, and of
+            both alike.
         size: the longer side of every image, in pixels.
 
     Returns:
@@ -45,13 +81,15 @@ def make_toy_dataset(
         UserError: numbers that make no data set, a folder with something else in it, or one that
             cannot be written.
     """
-    if train < 1 or val < 1 or size < 32 or seed < 0:
+    if min(train, val, test) < 1 or size < 32 or seed < 0:
         raise UserError(
-            f"train {train}, val {val}, size {size}, seed {seed}: a toy data set needs a scene of "
-            "each split, a size of at least 32 and a seed that is not negative"
+            f"train {train}, val {val}, test {test}, size {size}, seed {seed}: a toy data set "
+            "needs a scene of each split, a size of at least 32 and a seed that is not negative"
         )
     out_dir = Path(out_dir)
-    description = {"seed": seed, "train": train, "val": val, "size": size}
+    description = {
+        "world": WORLD, "seed": seed, "train": train, "val": val, "test": test, "size": size
+    }  # fmt: skip
     if _is_made(out_dir, description):
         return out_dir
     try:
@@ -60,8 +98,8 @@ def make_toy_dataset(
             unfinished = Path(scratch) / out_dir.name
             unfinished.mkdir()
             for number, split in enumerate(SPLITS):
-                _write_split(unfinished, split, description[split], (seed, number), size)
-            shutil.copyfile(VOCABULARIES / "toy.txt", unfinished / "classes.txt")
+                count = description[split.partition("_")[0]]
+                _write_split(unfinished, split, count, (seed, number), size)
             _write_json(unfinished / DESCRIPTION, description)
             unfinished.rename(out_dir)
     except OSError as error:
@@ -104,7 +142,7 @@ class _Annotations:
         png = Path(file_name).with_suffix(".png").name
         self.panoptic.append({"image_id": image_id, "file_name": png, "segments_info": segments})
         for segment in scene.segments:
-            if segment.name in SHAPES:
+            if segment.name in THINGS:
                 annotation_id = len(self.instances) + 1
                 self.instances.append(
                     {"id": annotation_id, "image_id": image_id, **self._annotate(segment)}
@@ -114,7 +152,7 @@ class _Annotations:
     def write(self, folder: Path, split: str) -> None:
         """Write ``panoptic_SPLIT.json`` and ``instances_SPLIT.json``."""
         categories = [
-            {"id": category_id, "name": name, "isthing": int(name in SHAPES)}
+            {"id": category_id, "name": name, "isthing": int(name in THINGS)}
             for name, category_id in self.category_ids.items()
         ]
         things = [category for category in categories if category["isthing"]]
@@ -137,8 +175,8 @@ class _Annotations:
 
 
 def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], size: int) -> None:
-    names = parse_class_list("toy")
-    annotations = _Annotations({synonyms[0]: class_id for class_id, synonyms in names.items()})
+    things, class_list = SPLITS[split].things, parse_class_list(SPLITS[split].class_list)
+    annotations = _Annotations({names[0]: class_id for class_id, names in class_list.items()})
     images, panoptic = folder / f"toy_{split}", folder / f"panoptic_{split}"
     images.mkdir()
     panoptic.mkdir()
@@ -147,12 +185,12 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], si
         rng = np.random.default_rng([*seed, image_id])
         proportions = PROPORTIONS[rng.integers(len(PROPORTIONS))]
         width, height = (round(size * proportion) for proportion in proportions)
-        scene = draw_scene(rng, height, width)
-        segment_ids = rng.choice(np.arange(1, 1 << 24), len(scene.segments), replace=False).tolist()
+        scene = draw_scene(rng, height, width, things, STUFF)
+        segment_ids = rng.choice((1 << 24) - 1, len(scene.segments), replace=False) + 1
         stem = f"{image_id:06d}"
         Image.fromarray(scene.image).save(images / f"{stem}.jpg", quality=95)
         _panoptic_png(scene, segment_ids).save(panoptic / f"{stem}.png")
-        annotations.add(image_id, f"{stem}.jpg", scene, segment_ids)
+        annotations.add(image_id, f"{stem}.jpg", scene, segment_ids.tolist())
     annotations.write(folder, split)
 
 
