@@ -135,7 +135,7 @@ class ITA(nn.Module):
             features=self.text_features.encode(names, PROMPTS),
             class_index=torch.tensor(index, device=self.device),
             seen=torch.tensor(class_list.seen(self.train_class_list), device=self.device),
-            candidates=self._candidates(names) if self.dominant is not None else None,
+            candidates=self._candidates(names, index) if self.dominant is not None else None,
         )
 
     @contextmanager
@@ -172,20 +172,27 @@ class ITA(nn.Module):
         Returns:
             In training a dict of weighted losses. Else for each image a dict, as switched on, of
             ``sem_seg`` [C, h, w] scores, ``panoptic_seg`` (ids [h, w], segments) and
-            ``instances``.
+            ``instances``; with dominant categories also ``dominant_classes``, int64 [K'], the class
+            of each one, the most likely first, -1 for "other".
         """
         images = self._normalized(batched_inputs)
         features = self.backbone(images.tensor)
         classifier = self._classifier()
-        dominant = self._dominant_queries(batched_inputs, features)
+        dominant = self._rank_dominant(batched_inputs, features)
+        queries = None if dominant is None else self.dominant(dominant, self.vocabulary.candidates)
         pixel = self.pixel_decoder(features)
-        predictions = self.decoder(pixel.levels, pixel.mask_features, classifier, dominant)
+        predictions = self.decoder(pixel.levels, pixel.mask_features, classifier, queries)
         if self.training:
             return self.criterion(predictions, self._targets(batched_inputs, images))
         with torch.autocast(self.device.type, enabled=False):
-            return self._segment(
+            results = self._segment(
                 batched_inputs, images, features[DENSE], classifier, predictions[-1]
             )
+        if dominant is not None:
+            classes = self.vocabulary.candidates.class_index[dominant]
+            for result, dominant_classes in zip(results, classes, strict=True):
+                result["dominant_classes"] = dominant_classes
+        return results
 
     def _normalized(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
         images = [record["image"].to(self.device) for record in batched_inputs]
@@ -198,7 +205,7 @@ class ITA(nn.Module):
         weight = torch.cat([vocabulary.features, void])
         return Classifier(weight, vocabulary.class_index, len(vocabulary.class_list))
 
-    def _candidates(self, names: Sequence[str]) -> Candidates:
+    def _candidates(self, names: Sequence[str], class_index: Sequence[int]) -> Candidates:
         names = (*names, OTHER)
         prompts = BARE if self.candidate_text == "bare" else PROMPTS
         ranking = self.text_features.encode(names, prompts)
@@ -206,15 +213,17 @@ class ITA(nn.Module):
         for row, name in enumerate(names):
             if name in self.name_table:
                 queries[row] = self.name_table[name]
-        return Candidates(names, ranking, queries)
+        classes = torch.tensor([*class_index, -1], device=self.device)
+        return Candidates(names, ranking, queries, classes)
 
-    def _dominant_queries(
+    def _rank_dominant(
         self, batched_inputs: Sequence[Mapping[str, Any]], features: Mapping[str, Tensor]
     ) -> Tensor | None:
+        """The dominant categories of each image, [B, K'] into the vocabulary's candidates."""
         if self.dominant is None:
             return None
         embedding = self.embed_images(batched_inputs, features[DENSE])
-        return self.dominant(embedding, self.vocabulary.candidates)
+        return self.dominant.rank(embedding, self.vocabulary.candidates)
 
     def embed_images(self, batched_inputs: Sequence[Mapping[str, Any]], dense: Tensor) -> Tensor:
         """F_cv of each image, [B, D], not normalized (design section 3)."""

@@ -219,6 +219,7 @@ def test_candidates_are_all_synonyms_and_other(candidate_text, make_ita):
     candidates = model.vocabulary.candidates
     names = ("cat", "dog", "cat", "sky", "other")
     assert candidates.names == names
+    assert candidates.class_index.tolist() == [0, 1, 1, 2, -1]
     prompts = {"prompts": BARE} if candidate_text == "bare" else {}
     expected = model.text_features.encode(names, **prompts)
     assert torch.equal(candidates.ranking, expected)
@@ -279,7 +280,10 @@ def test_dominant_queries_are_those_of_each_image(image_embedding, make_ita):
     features = model.backbone(normalized(model, records))
     queries, shape = decoder_queries(model, records)
     embedding = model.embed_images(records, features[DENSE])
-    assert torch.equal(queries, model.dominant(embedding, model.vocabulary.candidates))
+    candidates = model.vocabulary.candidates
+    index = model.dominant.rank(embedding, candidates)
+    assert not torch.equal(index[0], index[1])
+    assert torch.equal(queries, model.dominant(index, candidates))
     assert shape == (2, 3 + 7, 6)
 
 
@@ -302,6 +306,28 @@ def test_fewer_candidates_than_queries(make_ita):
     assert shape == (1, 2 + 7, 2)
 
 
+def test_results_name_the_classes_of_the_dominant_categories(make_ita):
+    """Those of each image, the most likely first; a class may have several names, "other" none."""
+    classes = ("cat, kitten", "dog", "other")
+    class_of = [0, 0, 1, 2, -1]
+    model = make_ita(num_dominant=5, classes=classes).eval()
+    records = [make_record(70, 40, seed=1), make_record(96, 128, seed=2)]
+    features = model.backbone(normalized(model, records))
+    images = F.normalize(model.embed_images(records, features[DENSE]), dim=-1)
+    orders = (images @ model.vocabulary.candidates.ranking.T).argsort(descending=True, stable=True)
+    assert sorted(orders[0].tolist()) == [0, 1, 2, 3, 4]
+    with torch.no_grad():
+        results = model(records)
+        few = make_ita(num_dominant=2, classes=classes).eval()(records)
+        none = make_ita(num_dominant=0, classes=classes).eval()(records)
+    for order, result, of_few in zip(orders.tolist(), results, few, strict=True):
+        expected = [class_of[i] for i in order]
+        assert result["dominant_classes"].dtype == torch.int64
+        assert result["dominant_classes"].tolist() == expected
+        assert of_few["dominant_classes"].tolist() == expected[:2]
+    assert not any("dominant_classes" in result for result in none)
+
+
 @pytest.mark.parametrize("classes", [("cat",), ("cat, kitten, tabby",), TEST.names])
 @pytest.mark.parametrize("options", [EVERYTHING, InferenceOptions()])
 def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
@@ -321,7 +347,7 @@ def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
             assert result["instances"].image_size == size
             assert (result["instances"].pred_classes == 0).all()
         else:
-            assert set(result) == {"sem_seg"}
+            assert set(result) == {"sem_seg", "dominant_classes"}
 
 
 def test_an_image_in_a_batch_is_the_image_alone(clip, make_ita):

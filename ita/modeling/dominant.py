@@ -7,7 +7,6 @@ become the decoder's first queries.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ita.errors import UserError
-from ita.modeling.vocabulary import MAX_LOGIT_SCALE
 
 # Stands for whatever no name of the vocabulary covers.
 OTHER = "other"
@@ -29,27 +27,19 @@ class Candidates:
         names: M names.
         ranking: [M, D] unit text features that are compared with the image.
         queries: [M, D] text features that become queries.
+        class_index: int64 [M], the class of each name, -1 for "other".
     """
 
     names: tuple[str, ...]
     ranking: Tensor
     queries: Tensor
-
-
-class Ranking(NamedTuple):
-    """The dominant categories of B images, best first.
-
-    Attributes:
-        index: [B, K'] into the candidates.
-        probability: [B, K'], softmax over all candidates with CLIP's scale; for reports.
-    """
-
-    index: Tensor
-    probability: Tensor
+    class_index: Tensor
 
 
 class DominantCategories(nn.Module):
     """Chooses the top-K candidates of each image and maps their text features to queries.
+
+    Both steps are apart, as what was chosen is a result of its own.
 
     Args:
         text_dim: width of the text features, D.
@@ -63,31 +53,34 @@ class DominantCategories(nn.Module):
         self.projection = nn.Linear(text_dim, hidden_dim, bias=False)
         nn.init.normal_(self.projection.weight)
 
-    def forward(self, image_embedding: Tensor, candidates: Candidates) -> Tensor:
-        """Queries of the dominant categories.
+    @torch.no_grad()
+    def rank(self, image_embedding: Tensor, candidates: Candidates) -> Tensor:
+        """Order candidates by cosine with the image, ties in list order, and keep the first K.
 
         Args:
             image_embedding: [B, D], F_cv, of any length.
             candidates: M names.
 
         Returns:
-            [B, K', h] with K' = min(K, M), the most likely category first.
+            int64 [B, K'] into the candidates, with K' = min(K, M), the most likely one first.
         """
-        index = self.rank(image_embedding, candidates).index
-        return self.projection(candidates.queries[index])
-
-    @torch.no_grad()
-    def rank(
-        self, image_embedding: Tensor, candidates: Candidates, logit_scale: float = MAX_LOGIT_SCALE
-    ) -> Ranking:
-        """Order candidates by cosine with the image, ties in list order, and keep the first K."""
         with torch.autocast(image_embedding.device.type, enabled=False):
             image = F.normalize(image_embedding.float(), dim=-1)
             cosine = image @ candidates.ranking.T
-            order = cosine.sort(dim=-1, descending=True, stable=True)
-            probability = (logit_scale * order.values).softmax(dim=-1)
-        kept = slice(min(self.num_dominant, len(candidates.names)))
-        return Ranking(order.indices[:, kept], probability[:, kept])
+        order = cosine.argsort(dim=-1, descending=True, stable=True)
+        return order[:, : self.num_dominant]
+
+    def forward(self, index: Tensor, candidates: Candidates) -> Tensor:
+        """Queries of the dominant categories.
+
+        Args:
+            index: int64 [B, K'] into the candidates, as :meth:`rank` gives it.
+            candidates: M names.
+
+        Returns:
+            [B, K', h] in the order of ``index``.
+        """
+        return self.projection(candidates.queries[index])
 
 
 def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
