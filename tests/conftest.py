@@ -16,7 +16,8 @@ from ita.modeling.matcher import HungarianMatcher
 from ita.modeling.pixel_decoder import PixelDecoder
 from ita.modeling.vocabulary import ClassList
 
-TINY_CLIP = Path(__file__).resolve().parents[1] / "configs" / "toy" / "tiny_clip.json"
+TOY_CLIP = Path(__file__).resolve().parents[1] / "configs" / "toy" / "clip"
+TINY_CLIP = TOY_CLIP / "open_clip_config.json"
 RESNET = {
     "embed_dim": 40,
     "quick_gelu": True,

@@ -83,7 +83,7 @@ def test_built_from_a_config():
     assert isinstance(model, ITA)
     assert (model.decoder.num_dominant, model.decoder.num_queries) == (4, 6)
     assert len(model.decoder.layers) == 2
-    assert model.vocabulary.class_list.name == "toy"
+    assert model.vocabulary.class_list.name == "toy_seen"
     losses = model.train()([make_record(targets=1)])
     assert all(loss.isfinite() for loss in losses.values())
     plain = build_model(load_config(CONFIG, overrides(MODEL__ITA__NUM_DOMINANT=0)))
@@ -92,7 +92,7 @@ def test_built_from_a_config():
 
 
 def test_every_key_reaches_its_part(tmp_path):
-    table = {"other": torch.ones(64)}
+    table = {"other": torch.ones(128)}
     torch.save(table, tmp_path / "table.pt")
     masks, test = "MODEL__MASK_FORMER__", "MODEL__MASK_FORMER__TEST__"
     keys = {f"{masks}{k}_WEIGHT": v for k, v in (("CLASS", 3), ("MASK", 4), ("DICE", 6))}

@@ -12,13 +12,14 @@ from typing import Any
 import open_clip
 import torch
 from detectron2.utils import comm
-from open_clip.factory import load_checkpoint
+from open_clip.factory import load_checkpoint, load_state_dict
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
-from torch import nn
+from torch import Tensor, nn
 
 from ita.errors import UserError
 from ita.modeling.clip import FrozenCLIP
+from ita.modeling.clip_tokens import WarningTokenizer, complete_token_table, has_few_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ RANDOM_SEED = 0
 # Names under which open_clip's weights are published, best first.
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-# Where folders of downloaded weights are looked for: here, and beside the ita package.
+# What relative paths are relative to: the working directory, or else the checkout.
 SEARCH_ROOTS = (Path(), Path(__file__).resolve().parents[2])
 
 
@@ -38,6 +39,9 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     Args:
         model_name: an open_clip model name, or the path of an open_clip model config in JSON.
         weights: an open_clip tag, a file, a folder with one weights file, or ``"random"``.
+
+    Relative paths are those of the working directory, or else of the checkout. A file may hold the
+    used rows of the token table alone (see ``clip_tokens``); words with other tokens are warned of.
 
     Raises:
         UserError: unknown model or tag, weights that are not there and cannot be downloaded, or
@@ -54,14 +58,16 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
         torch.manual_seed(RANDOM_SEED)
         clip = _build(config, model_name)
     set_model_preprocess_cfg(clip, _preprocess(tag_config, clip.visual.image_size))
-    if path is None:
-        logger.warning("CLIP %s has random weights: it knows nothing", model_name)
-    else:
-        _load(clip, path, model_name)
     context_length = config["text_cfg"].get("context_length", 77)
     if Path(model_name).suffix == ".json":
-        return FrozenCLIP(clip, open_clip.SimpleTokenizer(context_length=context_length))
-    return FrozenCLIP(clip, open_clip.get_tokenizer(model_name, context_length=context_length))
+        tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
+    else:
+        tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
+    if path is None:
+        logger.warning("CLIP %s has random weights: it knows nothing", model_name)
+    elif (rows := _load(clip, path, model_name)) is not None:
+        tokenizer = WarningTokenizer(tokenizer, rows, weights)
+    return FrozenCLIP(clip, tokenizer)
 
 
 def find_weights(model_name: str, weights: str) -> Path:
@@ -73,11 +79,11 @@ def find_weights(model_name: str, weights: str) -> Path:
     Raises:
         UserError: nothing there and nothing to be had, with what to put where.
     """
-    path = Path(weights)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _file_in_folder(path)
+    for path in (root / weights for root in SEARCH_ROOTS):
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return _file_in_folder(path)
     tag_config = open_clip.get_pretrained_cfg(model_name, weights)
     if not tag_config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
@@ -202,20 +208,31 @@ def _is_torchscript(path: Path) -> bool:
     return "constants.pkl" in reader.get_all_records()
 
 
-def _load(clip: nn.Module, path: Path, model_name: str) -> None:
+def _load(clip: nn.Module, path: Path, model_name: str) -> Tensor | None:
+    """Load a file; if it holds some rows of the token table alone, their ids."""
     logger.info("loading CLIP %s from %s", model_name, path)
     try:
-        if _is_torchscript(path):
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
-            for key in ("input_resolution", "context_length", "vocab_size"):
-                state.pop(key, None)
-            clip.load_state_dict(state)
-        else:
-            load_checkpoint(clip, str(path), weights_only=True)
+        return _load_unchecked(clip, path)
     except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
         raise UserError(
             f"{path} does not hold the weights of CLIP {model_name}: {_reason(error)}"
         ) from error
+
+
+def _load_unchecked(clip: nn.Module, path: Path) -> Tensor | None:
+    rows = None
+    if has_few_tokens(path):
+        state = load_state_dict(str(path))
+        rows = complete_token_table(state, clip.token_embedding.weight.shape)
+        clip.load_state_dict(state)
+    elif _is_torchscript(path):
+        state = torch.jit.load(str(path), map_location="cpu").state_dict()
+        for key in ("input_resolution", "context_length", "vocab_size"):
+            state.pop(key, None)
+        clip.load_state_dict(state)
+    else:
+        load_checkpoint(clip, str(path), weights_only=True)
+    return rows
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "toy" / "ita_tiny.yaml"
 OVERRIDES = {
-    "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(CONFIG.with_name("tiny_clip.json")),
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(CONFIG.parent / "clip" / "open_clip_config.json"),
+    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,

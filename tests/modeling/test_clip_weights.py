@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from ita.errors import UserError
 from ita.modeling import clip_weights
+from ita.modeling.clip_tokens import ROWS, TABLE, save_clip, token_ids
 from ita.modeling.clip_weights import RANDOM, build_clip, find_weights
 from tests.conftest import RESNET, TINY_CLIP
 
@@ -80,6 +82,23 @@ def test_the_published_names_come_first_in_a_folder(tmp_path):
     assert find_weights(MODEL, str(tmp_path)).name == "open_clip_model.safetensors"
 
 
+@pytest.mark.parametrize("weights", ["some/folder", "some/folder/open_clip_model.safetensors"])
+def test_relative_paths_are_found_from_anywhere(weights, trained, tmp_path, monkeypatch):
+    """Beside the package, unless the working directory has them."""
+    here, checkout = tmp_path / "here", tmp_path / "checkout"
+    for root in (here, checkout):
+        (root / "some" / "folder").mkdir(parents=True)
+    published = checkout / "some" / "folder" / "open_clip_model.safetensors"
+    safetensors.torch.save_file(trained, published)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (Path(), checkout))
+    assert same(build_clip(str(TINY_CLIP), weights).clip, trained)
+    monkeypatch.chdir(here)
+    own = here / "some" / "folder" / "open_clip_model.safetensors"
+    own.touch()
+    assert find_weights(MODEL, weights).resolve() == own
+
+
 @pytest.mark.parametrize("names", [[], ["a.pt", "b.bin"], ["a.txt"]])
 def test_folders_without_a_clear_choice(names, tmp_path):
     for name in names:
@@ -132,7 +151,7 @@ def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
     monkeypatch.setattr(open_clip, "download_pretrained", download)
-    config = json.loads(TINY_CLIP.read_text())
+    config = json.loads(TINY_CLIP.read_text())["model_cfg"]
     monkeypatch.setattr(open_clip, "get_model_config", {MODEL: config}.get)
     assert same(build_clip(MODEL, TAG).clip, trained)
     assert asked == ["laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"]
@@ -232,6 +251,110 @@ def test_unusable_weights(damage, suffix, trained, tmp_path, capsys):
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "this was run" not in capsys.readouterr().out
+
+
+KNOWN = ["a photo of a red circle.", "striped triangle", ""]
+
+
+@pytest.fixture(scope="module")
+def known_rows():
+    return token_ids(open_clip.SimpleTokenizer(context_length=32)(KNOWN))
+
+
+@pytest.fixture
+def few_words(known_rows, tmp_path):
+    """A weights file with the tokens of KNOWN alone, beside the CLIP that was saved."""
+    clip = build_clip(str(TINY_CLIP), RANDOM)
+    with torch.no_grad():
+        for tensor in clip.clip.parameters():
+            tensor.add_(0.01)
+    path = tmp_path / "weights.safetensors"
+    save_clip(clip.clip, path, known_rows)
+    return clip, path
+
+
+def test_a_clip_of_few_words_says_the_same(few_words, caplog):
+    clip, path = few_words
+    loaded = build_clip(str(TINY_CLIP), str(path))
+    assert torch.equal(loaded.encode_text(KNOWN), clip.encode_text(KNOWN))
+    assert not [record for record in caplog.records if "trained without" in record.message]
+    assert loaded.state_dict().keys() == clip.state_dict().keys()
+    assert path.stat().st_size < 5e6
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_rows_of_other_words_are_zero(few_words, known_rows):
+    clip, path = few_words
+    loaded = build_clip(str(TINY_CLIP), str(path))
+    table = loaded.clip.token_embedding.weight
+    assert torch.equal(table[known_rows], clip.clip.token_embedding.weight[known_rows])
+    assert table.any(dim=-1).nonzero()[:, 0].equal(known_rows)
+
+
+def test_padding_and_half_precision_are_saved_as_nothing_and_as_float32(few_words, known_rows):
+    clip, path = few_words
+    assert 0 not in known_rows
+    save_clip(clip.clip.half(), path, known_rows)
+    tensors = safetensors.torch.load_file(path)
+    assert tensors.pop(ROWS).equal(known_rows)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_unknown_words_are_warned_of_once(few_words, caplog):
+    _, path = few_words
+    clip = build_clip(str(TINY_CLIP), str(path))
+    clip.encode_text(["a photo of a red zebra.", "Giraffe of a circle", "a red, striped circle."])
+    clip.encode_text(["a photo of a zebra"])
+    (warning,) = [r.getMessage() for r in caplog.records if "trained without" in r.getMessage()]
+    assert warning == (
+        f"CLIP {path} was trained without the words: giraffe, zebra; their features mean little"
+    )
+    caplog.clear()
+    clip.encode_text(["zebra", "a square"])
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert "words: square;" in warning
+
+
+def test_many_unknown_words_make_a_short_line(few_words, caplog):
+    _, path = few_words
+    clip = build_clip(str(TINY_CLIP), str(path))
+    caplog.clear()
+    clip.encode_text([f"{c}{d}" for c in "bdfgh" for d in "xyzwv"])
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert " and 5 more; " in warning
+
+
+BAD_ROWS = {
+    "rows without a table": lambda tensors: tensors.pop(TABLE),
+    "another number": lambda tensors: tensors.update({TABLE: tensors[TABLE][1:].clone()}),
+    "another width": lambda tensors: tensors.update({TABLE: tensors[TABLE][:, 1:].clone()}),
+    "floats": lambda tensors: tensors.update({ROWS: tensors[ROWS].float()}),
+    "a matrix": lambda tensors: tensors.update({ROWS: tensors[ROWS][:, None].clone()}),
+    "negative": lambda tensors: tensors[ROWS].sub_(1000),
+    "too great": lambda tensors: tensors[ROWS].add_(1),
+    "descending": lambda tensors: tensors.update({ROWS: tensors[ROWS].flip(0)}),
+    "twice": lambda tensors: tensors[ROWS][:2].fill_(0),
+    "lacking": lambda tensors: tensors.pop("ln_final.bias"),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_ROWS)
+def test_unusable_rows(damage, few_words):
+    _, path = few_words
+    tensors = safetensors.torch.load_file(path)
+    BAD_ROWS[damage](tensors)
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(UserError, match="does not hold the weights of CLIP") as caught:
+        build_clip(str(TINY_CLIP), str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written(few_words, known_rows, tmp_path):
+    clip, path = few_words
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="cannot write"):
+        save_clip(clip.clip, tmp_path / "missing" / path.name, known_rows)
+    assert path.read_bytes() == before
 
 
 def gelus(clip):

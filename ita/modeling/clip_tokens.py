@@ -1,0 +1,130 @@
+"""CLIPs that know few words: weights files with the used rows of the token table alone.
+
+Such a file holds ``token_embedding.weight`` [n, W] and, beside it, ``token_embedding.rows`` [n]
+int64, the ascending ids of these tokens; every other row of the table is zero.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ita.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TABLE, ROWS = "token_embedding.weight", "token_embedding.rows"
+# Words of one warning that are spelled out.
+LISTED = 20
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+def save_clip(clip: nn.Module, path: str | Path, rows: Tensor) -> None:
+    """Write a CLIP's weights with some rows of its token table, the whole file or none.
+
+    Args:
+        clip: an open_clip model with a token table.
+        path: the safetensors file to write; its folder is there. Tensors are stored in float32.
+        rows: [n] int64 ascending token ids, see :func:`token_ids`.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    state = clip.state_dict() | {TABLE: clip.state_dict()[TABLE][rows.to(clip.logit_scale.device)]}
+    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in state.items()}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(save(tensors | {ROWS: rows.cpu()}))
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def token_ids(tokens: Tensor) -> Tensor:
+    """The ids that occur in tokenized texts [N, context], ascending; padding is none of them."""
+    # The end of a text has the greatest of all ids.
+    ends = tokens.argmax(dim=-1, keepdim=True)
+    return tokens[torch.arange(tokens.shape[1]) <= ends].unique()
+
+
+def has_few_tokens(path: Path) -> bool:
+    """Whether a weights file holds some rows of the token table alone."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as file:
+        return ROWS in set(file.keys())
+
+
+def complete_token_table(state: dict[str, Tensor], shape: torch.Size) -> Tensor:
+    """Give a state dict the token table of this shape in place of its rows in use.
+
+    Returns:
+        The ids of the rows in use.
+
+    Raises:
+        ValueError: rows without a table, or the two do not fit each other or the shape.
+    """
+    rows, table = state.pop(ROWS), state.get(TABLE)
+    if table is None:
+        raise ValueError(f"{ROWS} without {TABLE}")
+    if rows.dtype != torch.int64 or table.shape != (*rows.shape, *shape[1:]):
+        raise ValueError(
+            f"{ROWS} is {rows.dtype} {list(rows.shape)} and {TABLE} {list(table.shape)}; they "
+            f"should be int64 [n] and [n, {shape[1]}]"
+        )
+    in_range = bool(((rows >= 0) & (rows < shape[0])).all())
+    if not in_range or bool((rows.diff() <= 0).any()):
+        raise ValueError(f"{ROWS} should be ascending ids in 0-{shape[0] - 1}")
+    state[TABLE] = table.new_zeros(shape).index_copy(0, rows, table)
+    return rows
+
+
+class WarningTokenizer:
+    """A tokenizer that says, once per word, when a CLIP was not trained with a word.
+
+    Args:
+        tokenizer: texts -> [N, context] int64 token ids.
+        rows: [n] int64, the tokens that CLIP was trained with.
+        clip_name: what the warning calls this CLIP.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: Tensor, clip_name: str) -> None:
+        self.tokenizer = tokenizer
+        self.clip_name = clip_name
+        self._rows = rows
+        self._warned: set[str] = set()
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Tokenize texts: [N, context] int64."""
+        tokens = self.tokenizer(texts)
+        if not self._knows(tokens):
+            # No token reaches beyond a word.
+            words = {word for text in texts for word in re.findall(r"\w+", text.lower())}
+            self._warn(sorted(words - self._warned))
+        return tokens
+
+    def _knows(self, tokens: Tensor) -> bool:
+        return bool(torch.isin(token_ids(tokens), self._rows).all())
+
+    def _warn(self, words: Iterable[str]) -> None:
+        new = [word for word in words if not self._knows(self.tokenizer([word]))]
+        if not new:
+            return
+        self._warned.update(new)
+        more = f" and {len(new) - LISTED} more" if len(new) > LISTED else ""
+        logger.warning(
+            "CLIP %s was trained without the words: %s%s; their features mean little",
+            self.clip_name,
+            ", ".join(new[:LISTED]),
+            more,
+        )
