@@ -16,8 +16,9 @@ from ita.data.custom import KEYS
 from tests.data import mini_sets
 from tests.data.mini import random_image
 from tests.engine.tiny import REPOSITORY, overrides
+from tests.evaluation.scenes import NUM_IMAGES, write_scenes
 
-FOLDERS = ("fields", "shapes", "output")
+FOLDERS = ("fields", "pets", "output")
 
 
 def fences() -> list[str]:
@@ -90,10 +91,10 @@ def label_maps(folder: Path) -> tuple:
 
 def panoptic_json(folder: Path) -> dict:
     """What the second example measures."""
-    make, evaluate = (words for words in commands() if "shapes" in " ".join(words))
+    write_scenes(folder / "pets")
+    (folder / "pets" / "pets.yaml").write_text(files()["pets/pets.yaml"])
+    (evaluate,) = (words for words in commands() if "pets" in " ".join(words))
     run = Commands(folder)
-    run([*make, "--train", "1", "--val", "2", "--size", "64"])
-    (folder / "shapes" / "shapes.yaml").write_text(files()["shapes/shapes.yaml"])
     run(evaluate)
     return run.results()
 
@@ -118,7 +119,7 @@ def test_label_maps(examples):
     (name,) = evaluated["results"]
     assert name == "fields_val"
     result = evaluated["results"][name]
-    assert result.keys() == {"info", "sem_seg"}
+    assert result.keys() == {"info", "sem_seg", "dominant"}
     assert result["info"]["class_list"] == str(folder / "fields" / "classes.txt")
     assert result["info"]["images"] == 2
     assert result["sem_seg"]["classes_present"] == 3
@@ -126,9 +127,9 @@ def test_label_maps(examples):
 
 
 def test_panoptic_json(examples):
-    result = examples[0][1]["results"]["shapes_val"]
-    assert result.keys() == {"info", "sem_seg", "panoptic_seg", "segm"}
-    assert result["info"]["images"] == 2
+    result = examples[0][1]["results"]["pets_val"]
+    assert result.keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
+    assert result["info"]["images"] == NUM_IMAGES
 
 
 def test_every_key_is_documented():

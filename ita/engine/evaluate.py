@@ -18,7 +18,13 @@ from ita.data import InferenceMapper, build_test_loader, class_list_for
 from ita.data.catalogue import SEMANTIC
 from ita.data.loaders import RecordLoader
 from ita.engine.step import matmul_dtype
-from ita.evaluation import build_evaluator, format_class_table, format_table, write_results
+from ita.evaluation import (
+    build_evaluator,
+    format_class_table,
+    format_seen_table,
+    format_table,
+    write_results,
+)
 from ita.modeling.vocabulary import ClassList
 
 logger = logging.getLogger(__name__)
@@ -65,7 +71,7 @@ def evaluate(
     *,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Evaluate on every test set, log a table and write ``OUTPUT_DIR/results.json``.
+    """Evaluate on every test set, log tables and write ``OUTPUT_DIR/results.json``.
 
     The model computes in float32, as published numbers do, unless ``TEST.AMP`` is on. Its
     vocabulary and its mode are afterwards what they were before. Every process calls this.
@@ -86,6 +92,8 @@ def evaluate(
         return {}
     if results:
         logger.info("Results\n%s", format_table(results))
+        if by_seen := format_seen_table(results):
+            logger.info("Over seen and unseen classes\n%s", by_seen)
         path = Path(cfg.OUTPUT_DIR, "results.json")
         write_results(results, path, run={"weights": cfg.MODEL.WEIGHTS, **(run or {})})
         logger.info("Results with those of each class: %s", path)
@@ -97,9 +105,11 @@ def _evaluate_one(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> dict[str
     evaluator = build_evaluator(
         test_set.name,
         test_set.class_list,
+        model.train_class_list,
         semantic=options.SEMANTIC_ON,
         panoptic=options.PANOPTIC_ON,
         instance=options.INSTANCE_ON,
+        dominant=model.dominant is not None,
         output_dir=cfg.OUTPUT_DIR,
         pictures=cfg.TEST.NUM_PICTURES,
     )

@@ -8,6 +8,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
 from ita.errors import UserError
+from ita.evaluation.dominant import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
 from ita.evaluation.panoptic import PanopticEvaluator
 from ita.evaluation.pictures import PicturesEvaluator
@@ -20,24 +21,28 @@ logger = logging.getLogger(__name__)
 def build_evaluator(
     dataset_name: str,
     class_list: ClassList,
+    train_class_list: ClassList,
     *,
     semantic: bool,
     panoptic: bool,
     instance: bool,
+    dominant: bool,
     output_dir: str | Path,
     pictures: int = 0,
 ) -> DatasetEvaluators:
     """Make the evaluator of a registered data set for the tasks asked for that it has a truth for.
 
     Its ``evaluate()`` gives, on rank 0, {"info": {class_list, classes, images}, "sem_seg": …,
-    "panoptic_seg": …, "segm": …} with the tasks evaluated, and {} on other ranks.
+    "panoptic_seg": …, "segm": …, "dominant": …} with what was evaluated, and {} on other ranks.
 
     Args:
         dataset_name: registered name.
         class_list: the vocabulary in use, one class per class of the data set.
+        train_class_list: the training vocabulary, which says what classes are seen.
         semantic: evaluate mIoU; always possible.
         panoptic: evaluate PQ; needs ``panoptic_json`` in the metadata.
         instance: evaluate AP; needs ``json_file`` in the metadata.
+        dominant: evaluate the hit rate of the dominant categories; the model has such.
         output_dir: of the run; pictures go to ``inference/<data set>/pictures`` under it.
         pictures: how many images to draw beside their prediction and truth.
 
@@ -50,16 +55,19 @@ def build_evaluator(
             f"class list {class_list.name} has {len(class_list)} classes, but data set "
             f"{dataset_name} has {len(metadata.stuff_classes)}"
         )
+    seen = tuple(class_list.seen(train_class_list))
     evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list)]
     if semantic:
-        evaluators.append(SemanticEvaluator(metadata, class_list))
+        evaluators.append(SemanticEvaluator(metadata, class_list, seen))
     if panoptic and _has_truth(metadata, "panoptic_json", "panoptic quality"):
-        evaluators.append(PanopticEvaluator(metadata))
+        evaluators.append(PanopticEvaluator(metadata, seen))
     if instance and _has_truth(metadata, "json_file", "instance AP"):
         evaluators.append(InstanceEvaluator(metadata))
+    if dominant:
+        evaluators.append(DominantEvaluator(metadata, class_list, seen))
     if pictures and (semantic or panoptic):
         folder = Path(output_dir) / "inference" / dataset_name / "pictures"
-        evaluators.append(PicturesEvaluator(metadata, class_list, folder, pictures))
+        evaluators.append(PicturesEvaluator(metadata, class_list, seen, folder, pictures))
     return DatasetEvaluators(evaluators)
 
 

@@ -1,4 +1,4 @@
-"""Panoptic quality by panopticapi, the benchmark's own code."""
+"""Panoptic quality by panopticapi, the benchmark's own code, and what its errors are made of."""
 
 import io
 import json
@@ -6,6 +6,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -13,28 +14,37 @@ from panopticapi.evaluation import PQStat, pq_compute_single_core
 from panopticapi.utils import id2rgb
 from PIL import Image
 
+from ita.data.reading import read_panoptic_ids
 from ita.errors import UserError
+from ita.evaluation.masks import MaskCounts, match_masks
 
 
 class PanopticEvaluator(DatasetEvaluator):
-    """PQ, SQ and RQ over all classes, things and stuff.
+    """PQ, SQ and RQ over all classes, things and stuff; mask quality and class accuracy apart.
 
     The definition is that of Detectron2's COCOPanopticEvaluator. That one collects all predictions
     on one rank and forks a process per core there, names predictions by the image's base name (not
     unique in nested folders), changes the model's output in place, and divides by zero on a data
     set without stuff or without things.
+
+    Args:
+        metadata: of the data set.
+        seen: of each class, whether training saw it.
     """
 
-    def __init__(self, metadata: Metadata) -> None:
+    def __init__(self, metadata: Metadata, seen: tuple[bool, ...]) -> None:
         self._root = Path(metadata.panoptic_root)
         self._json = Path(metadata.panoptic_json)
         self._categories, self._annotations = _read_truth(self._json)
         self._category_ids = panoptic_category_ids(metadata)
+        self._class_ids = {category: i for i, category in self._category_ids.items()}
+        self._seen = seen
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
         self._counts = PQStat()
+        self._masks = MaskCounts.none(len(self._seen))
         self._image_ids: list[int] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -46,22 +56,23 @@ class PanopticEvaluator(DatasetEvaluator):
             UserError: the truth is missing, unreadable or of another size.
         """
         for record, output in zip(inputs, outputs, strict=True):
+            truth = self._annotations.get(record["image_id"])
+            if truth is None:
+                raise UserError(f"image {record['image_id']} has no annotation in {self._json}")
             segment_map, segments = output["panoptic_seg"]
-            infos = [
-                {"id": s["id"], "category_id": self._category_ids[s["category_id"]]}
-                for s in segments
-            ]
-            prediction = Image.fromarray(id2rgb(segment_map.cpu().numpy()))
-            self._counts += self._count(record["image_id"], prediction, infos)
+            ids = segment_map.cpu().numpy()
+            self._counts += self._quality(truth, ids, segments)
+            self._masks += self._match(truth, ids, segments)
             self._image_ids.append(record["image_id"])
 
-    def _count(self, image_id: int, prediction: Image.Image, infos: list[dict]) -> PQStat:
-        """Matched, missed and false segments of one image."""
-        truth = self._annotations.get(image_id)
-        if truth is None:
-            raise UserError(f"image {image_id} has no annotation in {self._json}")
+    def _quality(self, truth: dict, ids: np.ndarray, segments: list[dict]) -> PQStat:
+        """Matched, missed and false segments of one image, class by class."""
         path = self._root / truth["file_name"]
+        prediction = Image.fromarray(id2rgb(ids))
         _check_size(path, prediction)
+        infos = [
+            {"id": s["id"], "category_id": self._category_ids[s["category_id"]]} for s in segments
+        ]
         # panopticapi reads predictions from files. It prints its progress, and before it raises an
         # exception its traceback.
         with (
@@ -71,27 +82,39 @@ class PanopticEvaluator(DatasetEvaluator):
         ):
             prediction.save(Path(folder) / "prediction.png")
             pair = truth, {"file_name": "prediction.png", "segments_info": infos}
+            # To predict a class that the json lacks is wrong but no error. As the class does not
+            # occur, no mean counts it.
+            categories = self._categories.keys() | self._class_ids.keys()
             try:
-                return pq_compute_single_core(0, [pair], self._root, folder, self._categories)
+                return pq_compute_single_core(0, [pair], self._root, folder, categories)
             except (OSError, KeyError, ValueError, SyntaxError) as error:
                 raise UserError(f"cannot compare with panoptic truth {path}: {error}") from error
+
+    def _match(self, truth: dict, ids: np.ndarray, segments: list[dict]) -> MaskCounts:
+        """Matched, missed and false segments of one image, whatever their classes."""
+        true_segments = [
+            {**s, "category_id": self._class_ids[s["category_id"]]} for s in truth["segments_info"]
+        ]
+        true_ids = read_panoptic_ids(str(self._root / truth["file_name"]))
+        return match_masks(true_ids, true_segments, ids, segments, len(self._seen))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Add up all ranks' counts.
 
         Returns:
-            {"panoptic_seg": PQ, SQ, RQ, PQ_th, …, RQ_st in percent}, NaN where neither truth nor
-            predictions have a segment; None on other ranks than 0.
+            {"panoptic_seg": PQ, SQ, RQ, PQ_th, …, RQ_st and those of ``MaskCounts.metrics`` in
+            percent}, NaN where there is no segment to count; None on other ranks than 0.
 
         Raises:
             UserError: the panoptic json has images for which there was no prediction.
         """
-        gathered = comm.gather((self._counts, self._image_ids))
+        gathered = comm.gather((self._counts, self._masks, self._image_ids))
         if not comm.is_main_process():
             return None
-        total, predicted = PQStat(), set()
-        for counts, image_ids in gathered:
+        total, masks, predicted = PQStat(), MaskCounts.none(len(self._seen)), set()
+        for counts, matches, image_ids in gathered:
             total += counts
+            masks += matches
             predicted.update(image_ids)
         missing = [i for i in self._annotations if i not in predicted]
         if missing:
@@ -99,7 +122,8 @@ class PanopticEvaluator(DatasetEvaluator):
                 f"{len(missing)} images of {self._json} have no prediction (the first: image "
                 f"{missing[0]}); are they among the data set's images?"
             )
-        return {"panoptic_seg": panoptic_metrics(total, self._categories)}
+        quality = panoptic_metrics(total, self._categories)
+        return {"panoptic_seg": {**quality, **masks.metrics(self._seen)}}
 
 
 def panoptic_category_ids(metadata: Metadata) -> dict[int, int]:

@@ -53,11 +53,25 @@ class PicturesEvaluator(DatasetEvaluator):
     """
 
     def __init__(
-        self, metadata: Metadata, class_list: ClassList, folder: str | Path, count: int
+        self,
+        metadata: Metadata,
+        class_list: ClassList,
+        seen: tuple[bool, ...],
+        folder: str | Path,
+        count: int,
     ) -> None:
-        """Draw ``count`` pictures into ``folder``."""
+        """Draw ``count`` pictures into ``folder``.
+
+        Args:
+            metadata: of the data set.
+            class_list: the vocabulary in use.
+            seen: of each class, whether training saw it.
+            folder: made if needed.
+            count: of pictures.
+        """
         self._metadata = metadata
-        self._class_list = class_list
+        self._names = class_list.names
+        self._seen = seen
         self._folder = Path(folder)
         self._count = count
         self._pictures: list[tuple[str, np.ndarray]] = []
@@ -70,7 +84,7 @@ class PicturesEvaluator(DatasetEvaluator):
         """Draw the images while this rank has fewer than the count."""
         for record, output in zip(inputs, outputs, strict=True):
             if len(self._pictures) < self._count:
-                picture = draw_picture(record, output, self._metadata, self._class_list.names)
+                picture = draw_picture(record, output, self._metadata, self._names, self._seen)
                 self._pictures.append((Path(record["file_name"]).stem, picture))
 
     def evaluate(self) -> None:
@@ -90,13 +104,14 @@ def save_picture(
     metadata: Metadata,
     path: str | Path,
     class_names: Sequence[str] | None = None,
+    seen: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Draw a picture (see ``draw_picture``) and write it to ``path`` as PNG, atomically.
 
     Returns:
         The picture, uint8 [H, W, 3] RGB.
     """
-    picture = draw_picture(record, prediction, metadata, class_names)
+    picture = draw_picture(record, prediction, metadata, class_names, seen)
     write_picture(picture, path)
     return picture
 
@@ -113,6 +128,7 @@ def draw_picture(
     prediction: Mapping[str, Any],
     metadata: Metadata,
     class_names: Sequence[str] | None = None,
+    seen: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Image | prediction | truth (if the record has one) over a legend of the classes present.
 
@@ -122,6 +138,7 @@ def draw_picture(
             else ``panoptic_seg``, whose segments are outlined where it is there.
         metadata: of the data set: ignore_label, stuff_classes, stuff_colors.
         class_names: names in the legend; the data set's own by default.
+        seen: of each class, whether training saw it; the legend says where it did not.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -138,7 +155,7 @@ def draw_picture(
     colors = np.array(metadata.stuff_colors, dtype=np.uint8)
     tiles = [("image", np.asarray(image))]
     tiles += [(panel.title, _paint(image, panel, colors)) for panel in panels]
-    return _compose(tiles, legend_entries(panels, names, colors))
+    return _compose(tiles, legend_entries(panels, names, colors, seen))
 
 
 def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
@@ -202,7 +219,12 @@ def _borders(ids: np.ndarray) -> np.ndarray:
 LegendEntry = tuple[tuple[int, int, int], str, str]  # color, name, note
 
 
-def legend_entries(panels: list[Panel], names: list[str], colors: np.ndarray) -> list[LegendEntry]:
+def legend_entries(
+    panels: list[Panel],
+    names: list[str],
+    colors: np.ndarray,
+    seen: Sequence[bool] | None = None,
+) -> list[LegendEntry]:
     """Classes present in any panel, the largest first, with a note if a panel lacks them."""
     counts = np.stack(
         [np.bincount(p.classes[p.classes >= 0], minlength=len(names)) for p in panels]
@@ -215,6 +237,7 @@ def legend_entries(panels: list[Panel], names: list[str], colors: np.ndarray) ->
             note = "" if len(found) == len(panels) else f"{found[0]} only"
             name = names[class_id]
             name = f"{name} ({class_id})" if names.count(name) > 1 else name
+            name = name if seen is None or seen[class_id] else f"{name} (unseen)"
             entries.append((tuple(map(int, colors[class_id])), name, note))
     hidden = len(entries) - MAX_LEGEND_CLASSES
     if hidden > 0:

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,26 @@ from ita.evaluation.semantic import class_key
 # Columns of the table: title, task, metric.
 COLUMNS = (
     ("mIoU", "sem_seg", "mIoU"),
+    ("seen", "sem_seg", "mIoU_seen"),
+    ("unseen", "sem_seg", "mIoU_unseen"),
+    ("harmonic", "sem_seg", "mIoU_harmonic"),
     ("fwIoU", "sem_seg", "fwIoU"),
     ("mACC", "sem_seg", "mACC"),
     ("pACC", "sem_seg", "pACC"),
     ("PQ", "panoptic_seg", "PQ"),
     ("SQ", "panoptic_seg", "SQ"),
     ("RQ", "panoptic_seg", "RQ"),
+    ("mask PQ", "panoptic_seg", "mask_PQ"),
     ("AP", "segm", "AP"),
     ("AP50", "segm", "AP50"),
 )
+# Those of the table of seen and unseen classes, whose numbers have keys with these suffixes.
+SEEN_COLUMNS = (
+    ("mIoU", "sem_seg", "mIoU"),
+    ("class accuracy", "panoptic_seg", "class_accuracy"),
+    ("hit rate", "dominant", "hit_rate"),
+)
+SIDES = (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -35,7 +46,7 @@ def format_table(results: Mapping[str, Results]) -> str:
     Args:
         results: data set name → what ``build_evaluator(...).evaluate()`` returned.
     """
-    columns = [c for c in COLUMNS if any(c[2] in r.get(c[1], {}) for r in results.values())]
+    columns = [c for c in COLUMNS if any(_has(r, *c[1:]) for r in results.values())]
     rows = [["data set", "class list", "images", *(title for title, _, _ in columns)]]
     for name, result in results.items():
         info = result.get("info", {})
@@ -44,6 +55,29 @@ def format_table(results: Mapping[str, Results]) -> str:
         row += [_percent(result.get(task, {}).get(metric)) for _, task, metric in columns]
         rows.append(row)
     return _align(rows, left=2)
+
+
+def format_seen_table(results: Mapping[str, Results]) -> str:
+    """Table of what tells mistakes apart, over all, seen and unseen classes of each data set.
+
+    Beside the mIoU that is the share of segments found whose class is right, and the share of
+    classes found dominant, as far as some set has them. Empty if none has anything.
+
+    Args:
+        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
+    """
+    numbers = {
+        (name, side): [result.get(task, {}).get(key + suffix) for _, task, key in SEEN_COLUMNS]
+        for name, result in results.items()
+        for side, suffix in SIDES
+    }
+    used = [any(map(_is_number, column)) for column in zip(*numbers.values(), strict=True)]
+    titles = [title for title, _, _ in SEEN_COLUMNS]
+    rows = [["data set", "classes", *compress(titles, used)]]
+    for row, values in numbers.items():
+        if any(map(_is_number, values)):
+            rows.append([*row, *map(_percent, compress(values, used))])
+    return _align(rows, left=2) if len(rows) > 1 else ""
 
 
 def format_class_table(class_names: Iterable[str], result: Results, columns: int = 3) -> str:
@@ -112,8 +146,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _has(result: Results, task: str, metric: str) -> bool:
+    return _is_number(result.get(task, {}).get(metric))
+
+
+def _is_number(value: float | None) -> bool:
+    """Whether there is one: it may be NaN, or None when read from JSON."""
+    return value is not None and not math.isnan(value)
+
+
 def _percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+    return f"{value:.2f}" if _is_number(value) else "-"
 
 
 def _shorten(text: str, width: int = 24) -> str:

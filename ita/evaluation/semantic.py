@@ -8,19 +8,27 @@ from detectron2.utils import comm
 
 from ita.data import load_semantic_label
 from ita.errors import UserError
+from ita.evaluation.seen import harmonic_mean, split_by_seen
 from ita.modeling.vocabulary import ClassList
 
 
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and the IoU of each class, defined as in Detectron2's evaluator.
 
-    Detectron2's own reads only 8-bit labels without a shift, fails on numpy 2 with its default
-    loader, and also computes boundary IoU and an RLE dump of every class of every image.
+    Besides the mIoU of seen and of unseen classes and their harmonic mean. Detectron2's own
+    evaluator reads only 8-bit labels without a shift, fails on numpy 2 with its default loader, and
+    also computes boundary IoU and an RLE dump of every class of every image.
+
+    Args:
+        metadata: of the data set.
+        class_list: the vocabulary in use, C classes.
+        seen: of each class, whether training saw it.
     """
 
-    def __init__(self, metadata: Metadata, class_list: ClassList) -> None:
+    def __init__(self, metadata: Metadata, class_list: ClassList, seen: tuple[bool, ...]) -> None:
         self._metadata = metadata
         self._class_list = class_list
+        self._seen = seen
         self.reset()
 
     def reset(self) -> None:
@@ -40,7 +48,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """
         for record, output in zip(inputs, outputs, strict=True):
             prediction = self._predicted_classes(output["sem_seg"])
-            label = load_semantic_label(record, self._metadata)
+            label = load_checked_label(record, self._metadata, self._class_list)
             self._add(label_name(record), label, prediction)
 
     def _predicted_classes(self, scores: torch.Tensor) -> np.ndarray:
@@ -60,14 +68,7 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         classes = len(self._class_list)
         valid = label != self._metadata.ignore_label
-        truth = label[valid].astype(np.int64)
-        outside = truth[(truth < 0) | (truth >= classes)]
-        if outside.size:
-            raise UserError(
-                f"{name}: label id {outside[0]} is outside class list {self._class_list.name} "
-                f"(0 to {classes - 1})"
-            )
-        pairs = truth * classes + prediction[valid]
+        pairs = label[valid] * classes + prediction[valid]
         counts = np.bincount(pairs, minlength=classes * classes)
         self._confusion += counts.reshape(classes, classes)
 
@@ -80,15 +81,19 @@ class SemanticEvaluator(DatasetEvaluator):
         matrices = comm.gather(self._confusion)
         if not comm.is_main_process():
             return None
-        return {"sem_seg": semantic_metrics(sum(matrices), self._class_list.names)}
+        metrics = semantic_metrics(sum(matrices), self._class_list.names, self._seen)
+        return {"sem_seg": metrics}
 
 
-def semantic_metrics(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+def semantic_metrics(
+    confusion: np.ndarray, names: tuple[str, ...], seen: tuple[bool, ...]
+) -> dict[str, float]:
     """Metrics in percent from a confusion matrix [C true, C predicted] of the valid pixels.
 
-    Means run over the classes that occur in the ground truth. Keys: mIoU, fwIoU (each class
-    weighted by its share of pixels), mACC, pACC, classes_present (how many classes occur), and
-    ``class_key`` of each class, NaN where it does not occur.
+    Means run over the classes that occur in the ground truth. Keys: mIoU, mIoU_seen, mIoU_unseen,
+    mIoU_harmonic (the harmonic mean of the two), fwIoU (each class weighted by its share of
+    pixels), mACC, pACC, classes_present (how many classes occur), and ``class_key`` of each class.
+    What no class occurs for is NaN.
     """
     confusion = confusion.astype(np.float64)
     correct = confusion.diagonal()
@@ -98,8 +103,10 @@ def semantic_metrics(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str,
     iou[present] = correct[present] / (true + predicted - correct)[present]
     accuracy = correct[present] / true[present]
     share = true[present] / true.sum() if present.any() else true[present]
+    means = {f"mIoU{k}": _mean(iou[present & classes]) for k, classes in split_by_seen(seen)}
     metrics = {
-        "mIoU": _mean(iou[present]),
+        **means,
+        "mIoU_harmonic": harmonic_mean(means["mIoU_seen"], means["mIoU_unseen"]),
         "fwIoU": 100 * float(iou[present] @ share) if present.any() else float("nan"),
         "mACC": _mean(accuracy),
         "pACC": 100 * float(correct.sum() / true.sum()) if present.any() else float("nan"),
@@ -113,6 +120,22 @@ def semantic_metrics(confusion: np.ndarray, names: tuple[str, ...]) -> dict[str,
 def class_key(class_id: int, name: str) -> str:
     """Result key of one class's IoU; it has the id because first names may repeat."""
     return f"IoU-{class_id}:{name}"
+
+
+def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) -> np.ndarray:
+    """The true class of every pixel of a record, int64 [h, w], or the metadata's ignore_label.
+
+    Raises:
+        UserError: see ``load_semantic_label``; also an id that is outside the class list.
+    """
+    label = load_semantic_label(record, metadata)
+    outside = (label != metadata.ignore_label) & ((label < 0) | (label >= len(class_list)))
+    if outside.any():
+        raise UserError(
+            f"{label_name(record)}: label id {label[outside][0]} is outside class list "
+            f"{class_list.name} (0 to {len(class_list) - 1})"
+        )
+    return label
 
 
 def label_name(record: dict) -> str:

@@ -21,6 +21,6 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
             module.register_forward_hook(lambda _, __, out: types.add(out.dtype))
     results = evaluate(cfg, model)
     assert types == {torch.bfloat16 if amp else torch.float32}
-    assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm"}
+    assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
     assert len(list((tmp_path / "run" / "inference" / "toy_val" / "pictures").iterdir())) == 3
     assert model.training

@@ -1,7 +1,12 @@
 """Running evaluators over the scenes."""
 
-from ita.evaluation import InstanceEvaluator, PanopticEvaluator, SemanticEvaluator
-from tests.evaluation.scenes import random_prediction
+from ita.evaluation import (
+    DominantEvaluator,
+    InstanceEvaluator,
+    PanopticEvaluator,
+    SemanticEvaluator,
+)
+from tests.evaluation.scenes import SEEN, random_prediction
 
 
 def predictions(scenes, predict=random_prediction):
@@ -17,14 +22,19 @@ def evaluate(evaluator, records, outputs):
     return metrics
 
 
-def semantic(scenes, outputs):
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+def semantic(scenes, outputs, seen=SEEN):
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, seen)
     return evaluate(evaluator, scenes.records, outputs)
 
 
-def panoptic(scenes, outputs):
-    return evaluate(PanopticEvaluator(scenes.metadata), scenes.records, outputs)
+def panoptic(scenes, outputs, seen=SEEN):
+    return evaluate(PanopticEvaluator(scenes.metadata, seen), scenes.records, outputs)
 
 
 def instance(scenes, outputs):
     return evaluate(InstanceEvaluator(scenes.metadata), scenes.records, outputs)
+
+
+def dominant(scenes, outputs, seen=SEEN):
+    evaluator = DominantEvaluator(scenes.metadata, scenes.class_list, seen)
+    return evaluate(evaluator, scenes.records, outputs)

@@ -2,9 +2,12 @@
 
 Imports neither ita, Detectron2, panopticapi nor pycocotools, so that an error there shows.
 
-    python tests/evaluation/independent.py semantic TRUTH_DIR PREDICTION_DIR CLASSES IGNORE
-    python tests/evaluation/independent.py panoptic TRUTH_JSON TRUTH_DIR PRED_JSON PRED_DIR
+    python tests/evaluation/independent.py semantic TRUTH_DIR PREDICTION_DIR CLASSES IGNORE SEEN
+    python tests/evaluation/independent.py panoptic TRUTH_JSON TRUTH_DIR PRED_JSON PRED_DIR SEEN
     python tests/evaluation/independent.py instance TRUTH_JSON PREDICTION_DIR
+    python tests/evaluation/independent.py dominant TRUTH_DIR DOMINANT_JSON IGNORE SEEN
+
+SEEN lists the ids (in panoptic the category ids) of the classes that training saw: 0,2,4
 """
 
 import json
@@ -15,8 +18,12 @@ import numpy as np
 from PIL import Image
 
 
-def semantic(truth_dir, prediction_dir, classes, ignore):
-    """mIoU, fwIoU, mACC, pACC (Long et al., CVPR 2015) and IoU per class from label PNGs."""
+def semantic(truth_dir, prediction_dir, classes, ignore, seen):
+    """mIoU, fwIoU, mACC, pACC (Long et al., CVPR 2015) and IoU per class from label PNGs.
+
+    mIoU also over seen and unseen classes, with the harmonic mean of these two (Xian et al., CVPR
+    2019, section 3).
+    """
     intersection, true_area, predicted_area = (np.zeros(classes) for _ in range(3))
     for path in sorted(Path(truth_dir).glob("*.png")):
         truth = np.array(Image.open(path)).astype(int)
@@ -32,8 +39,14 @@ def semantic(truth_dir, prediction_dir, classes, ignore):
         c: intersection[c] / (true_area[c] + predicted_area[c] - intersection[c]) for c in present
     }
     total = true_area.sum()
+    of_seen = [iou[c] for c in present if c in seen]
+    of_unseen = [iou[c] for c in present if c not in seen]
+    means = [100 * sum(side) / len(side) for side in (of_seen, of_unseen)]
     return {
         "mIoU": 100 * sum(iou.values()) / len(present),
+        "mIoU_seen": means[0],
+        "mIoU_unseen": means[1],
+        "mIoU_harmonic": 2 / (1 / means[0] + 1 / means[1]),
         "fwIoU": 100 * sum(true_area[c] / total * iou[c] for c in present),
         "mACC": 100 * sum(intersection[c] / true_area[c] for c in present) / len(present),
         "pACC": 100 * intersection.sum() / total,
@@ -41,23 +54,58 @@ def semantic(truth_dir, prediction_dir, classes, ignore):
     }
 
 
-def panoptic(truth_json, truth_dir, prediction_json, prediction_dir):
-    """PQ, SQ, RQ (Kirillov et al., CVPR 2019, section 4) over all classes, things and stuff."""
+def panoptic(truth_json, truth_dir, prediction_json, prediction_dir, seen):
+    """PQ, SQ, RQ (Kirillov et al., CVPR 2019, section 4) over all classes, things and stuff.
+
+    Also PQ where all segments count as of one class, and how often the segments found so are of the
+    right class.
+    """
     truth, prediction = (json.loads(Path(p).read_text()) for p in (truth_json, prediction_json))
     predicted = {a["image_id"]: a for a in prediction["annotations"]}
     tallies = {c["id"]: {"iou": [], "fp": 0, "fn": 0} for c in truth["categories"]}
+    one_class, pairs = {"any": {"iou": [], "fp": 0, "fn": 0}}, []
     for annotation in truth["annotations"]:
         other = predicted[annotation["image_id"]]
         true_ids = _segment_ids(Path(truth_dir) / annotation["file_name"])
         predicted_ids = _segment_ids(Path(prediction_dir) / other["file_name"])
-        _match_image(
-            tallies, true_ids, annotation["segments_info"], predicted_ids, other["segments_info"]
+        true_segments, predicted_segments = annotation["segments_info"], other["segments_info"]
+        _match_image(tallies, true_ids, true_segments, predicted_ids, predicted_segments)
+        found = _match_image(
+            one_class,
+            true_ids,
+            [{**s, "category_id": "any"} for s in true_segments],
+            predicted_ids,
+            [{**s, "category_id": "any"} for s in predicted_segments],
         )
+        true_class = {s["id"]: s["category_id"] for s in true_segments}
+        predicted_class = {s["id"]: s["category_id"] for s in predicted_segments}
+        pairs += [(true_class[t], predicted_class[p]) for t, p in found.items()]
     things = {c["id"] for c in truth["categories"] if c["isthing"]}
     result = {}
     for suffix, ids in (("", set(tallies)), ("_th", things), ("_st", set(tallies) - things)):
         result |= {k + suffix: v for k, v in _average([tallies[i] for i in ids]).items()}
-    return result
+    result["mask_PQ"] = _average(one_class.values())["PQ"]
+    rights = [(t in seen, t == p) for t, p in pairs]
+    return result | _pooled("class_accuracy", rights)
+
+
+def _pooled(name, rights):
+    """Percentage of what is right, given (is seen, is right) of everything that counts."""
+    return {
+        name: 100 * float(np.mean([right for _, right in rights])),
+        f"{name}_seen": 100 * float(np.mean([right for is_seen, right in rights if is_seen])),
+        f"{name}_unseen": 100 * float(np.mean([right for is_seen, right in rights if not is_seen])),
+    }
+
+
+def dominant(truth_dir, dominant_json, ignore, seen):
+    """How many of the classes in label PNGs are among those said of each image ({stem: ids})."""
+    said = json.loads(Path(dominant_json).read_text())
+    rights = []
+    for path in sorted(Path(truth_dir).glob("*.png")):
+        for class_id in set(np.array(Image.open(path)).ravel().tolist()) - {ignore}:
+            rights.append((class_id in seen, class_id in said[path.stem]))
+    return _pooled("hit_rate", rights)
 
 
 def _segment_ids(path):
@@ -66,8 +114,9 @@ def _segment_ids(path):
 
 
 def _match_image(tallies, true_ids, true_segments, predicted_ids, predicted_segments):
+    """Add one image to the tallies of its categories; give the pairs of ids that match."""
     void = true_ids == 0
-    found, used = set(), set()
+    found = {}
     for t in true_segments:
         for p in predicted_segments:
             if t["iscrowd"] or t["category_id"] != p["category_id"]:
@@ -78,8 +127,7 @@ def _match_image(tallies, true_ids, true_segments, predicted_ids, predicted_segm
             iou = (in_truth & in_prediction).sum() / union
             if iou > 0.5:
                 tallies[t["category_id"]]["iou"].append(iou)
-                found.add(t["id"])
-                used.add(p["id"])
+                found[t["id"]] = p["id"]
     for t in true_segments:
         tallies[t["category_id"]]["fn"] += not t["iscrowd"] and t["id"] not in found
     for p in predicted_segments:
@@ -88,8 +136,9 @@ def _match_image(tallies, true_ids, true_segments, predicted_ids, predicted_segm
         for t in true_segments:
             if t["iscrowd"] and t["category_id"] == p["category_id"]:
                 excused |= true_ids == t["id"]
-        if p["id"] not in used and (region & excused).sum() <= 0.5 * region.sum():
+        if p["id"] not in found.values() and (region & excused).sum() <= 0.5 * region.sum():
             tallies[p["category_id"]]["fp"] += 1
+    return found
 
 
 def _average(tallies):
@@ -202,7 +251,10 @@ def _interpolated(verdicts, positives):
 
 if __name__ == "__main__":
     task, *arguments = sys.argv[1:]
-    if task == "semantic":
-        arguments[2:] = map(int, arguments[2:])
-    metric = {"semantic": semantic, "panoptic": panoptic, "instance": instance}[task]
+    if task != "instance":
+        arguments[-1] = [int(c) for c in arguments[-1].split(",")]
+    if task in ("semantic", "dominant"):
+        arguments[2:-1] = map(int, arguments[2:-1])
+    metrics = {"semantic": semantic, "panoptic": panoptic, "instance": instance}
+    metric = {**metrics, "dominant": dominant}[task]
     print(json.dumps(metric(*arguments), indent=2))

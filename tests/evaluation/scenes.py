@@ -17,11 +17,15 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 from ita.data import register_panoptic
+from ita.modeling.vocabulary import ClassList
 
 CATEGORY_IDS = (3, 7, 12, 20, 31, 44)
 # First names may repeat.
 NAMES = ("cat", "sky", "dog", "grass", "cat", "bus")
 SYNONYMS = ("kitten", "heaven", "puppy", "lawn", "lion", "coach")
+# A training vocabulary that shares the name of two classes and a synonym of two others.
+TRAINING = ClassList.from_strings("training", ["cat", "puppy, hound", "SKY, lawn"])
+SEEN = (True, False, True, True, True, False)
 THING_IDS = (0, 2, 5)
 ABSENT = 4
 IGNORE = 255
@@ -166,6 +170,7 @@ def perfect_prediction(record):
         masks,
         np.linspace(0.9, 0.5, len(masks)),
         [s["category_id"] for s in things],
+        [s["category_id"] for s in segments],
     )
 
 
@@ -175,7 +180,7 @@ def random_prediction(record):
     shift = random.integers(-3, 4, 2)
     ids = np.roll(true_ids(record), shift, axis=(0, 1))
     if record["image_id"] == 112:  # predictions of one class only
-        return _output(np.zeros(ids.shape, int), np.zeros_like(ids), [], [], [], [])
+        return _output(np.zeros(ids.shape, int), np.zeros_like(ids), [], [], [], [], [])
     classes = random.integers(0, len(NAMES), ids.shape)
     infos, masks, scores, kinds = [], [], [], []
     for segment in record["segments_info"]:
@@ -203,14 +208,15 @@ def random_prediction(record):
             masks.append(mask)
             scores.append(round(random.random(), 3))
             kinds.append(0)
-    return _output(classes, ids, infos, masks, scores, kinds)
+    dominant = random.permutation([-1, *range(len(NAMES)), 0])[:4]
+    return _output(classes, ids, infos, masks, scores, kinds, dominant)
 
 
 def _segment_info(segment_id, category_id):
     return {"id": segment_id, "isthing": category_id in THING_IDS, "category_id": category_id}
 
 
-def _output(classes, ids, segments, masks, scores, kinds):
+def _output(classes, ids, segments, masks, scores, kinds, dominant):
     instances = Instances(ids.shape)
     instances.pred_masks = torch.from_numpy(np.array(masks).reshape(-1, *ids.shape).astype(bool))
     instances.scores = torch.tensor(np.array(scores), dtype=torch.float32)
@@ -220,6 +226,7 @@ def _output(classes, ids, segments, masks, scores, kinds):
         "sem_seg": one_hot.permute(2, 0, 1) - 0.5,
         "panoptic_seg": (torch.from_numpy(ids.astype(np.int32)), segments),
         "instances": instances,
+        "dominant_classes": torch.tensor(np.array(dominant, dtype=np.int64)),
     }
 
 
@@ -227,7 +234,7 @@ def save_predictions(folder, records, outputs):
     """Write labels, truth labels and predictions as tests/evaluation/independent.py reads them."""
     for part in ("truth", "labels", "panoptic", "instances"):
         (folder / part).mkdir(parents=True)
-    annotations = []
+    annotations, dominant = [], {}
     for record, output in zip(records, outputs, strict=True):
         stem = str(record["image_id"])
         truth = np.full(true_ids(record).shape, IGNORE)
@@ -254,4 +261,6 @@ def save_predictions(folder, records, outputs):
             scores=instances.scores.numpy(),
             category_ids=np.array(CATEGORY_IDS)[instances.pred_classes.numpy()],
         )
+        dominant[stem] = output["dominant_classes"].tolist()
     (folder / "panoptic.json").write_text(json.dumps({"annotations": annotations}))
+    (folder / "dominant.json").write_text(json.dumps(dominant))

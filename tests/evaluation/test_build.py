@@ -5,13 +5,16 @@ import pytest
 from ita.errors import UserError
 from ita.evaluation import build_evaluator
 from ita.modeling.vocabulary import ClassList
-from tests.evaluation.scenes import perfect_prediction, random_prediction
+from tests.evaluation.helpers import dominant, panoptic, predictions, semantic
+from tests.evaluation.scenes import SEEN, TRAINING, perfect_prediction, random_prediction
+
+TASKS = ("semantic", "panoptic", "instance", "dominant")
 
 
 def build(scenes, tmp_path, class_list=None, **switches):
-    tasks = {"semantic": False, "panoptic": False, "instance": False, **switches}
+    tasks = {**dict.fromkeys(TASKS, False), **switches}
     class_list = class_list or scenes.class_list
-    return build_evaluator(scenes.name, class_list, output_dir=tmp_path, **tasks)
+    return build_evaluator(scenes.name, class_list, TRAINING, output_dir=tmp_path, **tasks)
 
 
 def evaluate(evaluator, scenes, predict=random_prediction):
@@ -23,7 +26,7 @@ def evaluate(evaluator, scenes, predict=random_prediction):
 
 @pytest.mark.parametrize(
     ("switch", "task"),
-    [("semantic", "sem_seg"), ("panoptic", "panoptic_seg"), ("instance", "segm")],
+    list(zip(TASKS, ("sem_seg", "panoptic_seg", "segm", "dominant"), strict=True)),
 )
 def test_only_the_tasks_asked_for(scenes, tmp_path, switch, task):
     results = evaluate(build(scenes, tmp_path, **{switch: True}), scenes)
@@ -37,10 +40,23 @@ def test_only_the_tasks_asked_for(scenes, tmp_path, switch, task):
 
 
 def test_reset_forgets(scenes, tmp_path):
-    evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True)
+    evaluator = build(scenes, tmp_path, **dict.fromkeys(TASKS, True))
     expected = evaluate(evaluator, scenes)
     assert str(evaluate(evaluator, scenes, perfect_prediction)) != str(expected)
     assert str(evaluate(evaluator, scenes)) == str(expected)
+
+
+def test_what_is_seen_is_said_by_the_training_list(scenes, tmp_path):
+    assert tuple(scenes.class_list.seen(TRAINING)) == SEEN
+    results = evaluate(build(scenes, tmp_path, **dict.fromkeys(TASKS, True)), scenes)
+    outputs = predictions(scenes)
+    for task, metrics in (
+        ("sem_seg", semantic),
+        ("panoptic_seg", panoptic),
+        ("dominant", dominant),
+    ):
+        assert str(results[task]) == str(metrics(scenes, outputs, SEEN))
+        assert str(results[task]) != str(metrics(scenes, outputs, (True,) * 6))
 
 
 def test_pictures_are_written_under_the_data_set(scenes, tmp_path):

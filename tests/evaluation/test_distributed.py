@@ -6,7 +6,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
 from ita.evaluation import build_evaluator, write_results
-from tests.evaluation.scenes import NUM_IMAGES, random_prediction, registered
+from tests.evaluation.scenes import NUM_IMAGES, TRAINING, random_prediction, registered
 
 
 def evaluate_share(folder, output_dir):
@@ -15,9 +15,11 @@ def evaluate_share(folder, output_dir):
         evaluator = build_evaluator(
             scenes.name,
             scenes.class_list,
+            TRAINING,
             semantic=True,
             panoptic=True,
             instance=True,
+            dominant=True,
             output_dir=output_dir,
             pictures=5,
         )
@@ -55,7 +57,7 @@ def test_two_processes_give_the_numbers_of_one(scenes_folder, tmp_path):
     torch.multiprocessing.spawn(run_process, (scenes_folder, outputs[1]), nprocs=2)
     one, two = (json.loads((o / "results.json").read_text())["results"]["toy"] for o in outputs)
     assert one["info"]["images"] == NUM_IMAGES
-    assert one.keys() == two.keys() == {"info", "sem_seg", "panoptic_seg", "segm"}
+    assert one.keys() == two.keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
     for task in one:
         assert one[task].keys() == two[task].keys()
         for metric, value in one[task].items():

@@ -7,7 +7,7 @@ from PIL import Image
 from ita.evaluation import PicturesEvaluator, draw_picture, save_picture
 from ita.evaluation.pictures import Panel, legend_entries
 from tests.evaluation.helpers import predictions
-from tests.evaluation.scenes import perfect_prediction, random_prediction
+from tests.evaluation.scenes import SEEN, perfect_prediction, random_prediction
 
 
 def colors_in(picture, title_height=30):
@@ -89,6 +89,31 @@ def test_legend_orders_by_size_and_tells_where_a_class_is():
     assert [color for color, _, _ in entries[:2]] == [(3, 4, 5), (0, 1, 2)]
 
 
+def test_legend_tells_what_training_did_not_see():
+    panel = Panel("prediction", np.array([[0, 1, 2, 3, -1]]))
+    colors = np.zeros((4, 3), np.uint8)
+    entries = legend_entries(
+        [panel], ["cat", "sky", "dog", "cat"], colors, [True, True, False, False]
+    )
+    names = [name for _, name, _ in entries]
+    assert names == ["cat (0)", "sky", "dog (unseen)", "cat (3) (unseen)", "no class"]
+
+
+def test_pictures_tell_what_training_did_not_see(scenes, tmp_path):
+    record, output = scenes.records[0], random_prediction(scenes.records[0])
+    names = scenes.class_list.names
+    for folder, seen in (("some", SEEN), ("all", (True,) * 6)):
+        evaluator = PicturesEvaluator(
+            scenes.metadata, scenes.class_list, seen, tmp_path / folder, 1
+        )
+        evaluator.process([record], [output])
+        evaluator.evaluate()
+    some, every = (np.array(Image.open(tmp_path / f / "00_scene_100.png")) for f in ("some", "all"))
+    assert (some == draw_picture(record, output, scenes.metadata, names, SEEN)).all()
+    assert (every == draw_picture(record, output, scenes.metadata, names)).all()
+    assert some.shape != every.shape or (some != every).any()
+
+
 def test_legend_does_not_grow_without_end():
     panel = Panel("prediction", np.arange(847)[None])
     entries = legend_entries([panel], [f"n{i}" for i in range(847)], np.zeros((847, 3), np.uint8))
@@ -145,7 +170,7 @@ def test_saved_png_is_the_picture(scenes, tmp_path):
 
 
 def test_first_images_are_written_and_go_to_tensorboard(scenes, tmp_path):
-    evaluator = PicturesEvaluator(scenes.metadata, scenes.class_list, tmp_path, 2)
+    evaluator = PicturesEvaluator(scenes.metadata, scenes.class_list, SEEN, tmp_path, 2)
     with EventStorage(start_iter=7) as storage:
         evaluator.process(scenes.records[:2], predictions(scenes)[:2])
         evaluator.process([{"file_name": "not even opened.png"}], [{}])

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from ita.errors import UserError
-from ita.evaluation import format_class_table, format_table, scalars, write_results
+from ita.evaluation import (
+    format_class_table,
+    format_seen_table,
+    format_table,
+    scalars,
+    write_results,
+)
 
 SEMANTIC = {
     "info": {"class_list": "pc59", "classes": 59, "images": 5104},
@@ -29,6 +35,25 @@ EVERYTHING = {
 }
 
 
+OPEN = {
+    "info": {"class_list": "toy", "classes": 9, "images": 4},
+    "sem_seg": {"mIoU": 5.0, "mIoU_seen": 6.0, "mIoU_unseen": 3.0, "mIoU_harmonic": 4.0},
+    "panoptic_seg": {
+        "PQ": 1.0,
+        "mask_PQ": 2.0,
+        "class_accuracy": 9.0,
+        "class_accuracy_seen": 9.5,
+        "class_accuracy_unseen": math.nan,
+    },
+    "dominant": {
+        "hit_rate": 7.0,
+        "hit_rate_seen": 8.0,
+        "hit_rate_unseen": 0.0,
+        "num_dominant": 20,
+    },
+}
+
+
 def test_table_has_a_row_per_set_and_says_what_is_missing():
     table = format_table({"a_long_name_val": SEMANTIC, "toy_val": EVERYTHING})
     assert table == (
@@ -44,8 +69,36 @@ def test_table_has_a_row_per_set_and_says_what_is_missing():
 
 
 def test_table_leaves_out_what_no_set_has():
+    """Also if it has a NaN."""
     header = format_table({"pc59": SEMANTIC}).splitlines()[0].split()
-    assert header == ["data", "set", "class", "list", "images", "mIoU", "fwIoU", "mACC", "pACC"]
+    assert header == ["data", "set", "class", "list", "images", "mIoU", "mACC", "pACC"]
+
+
+def test_table_splits_miou_where_there_are_seen_and_unseen_classes():
+    closed = {"info": OPEN["info"], "sem_seg": {"mIoU": 1.0, "mIoU_unseen": math.nan}}
+    table = format_table({"one": OPEN, "two": closed})
+    header, _, one, two = table.splitlines()
+    assert header.split()[5:] == ["mIoU", "seen", "unseen", "harmonic", "PQ", "mask", "PQ"]
+    assert one.split() == ["one", "toy", "4", "5.00", "6.00", "3.00", "4.00", "1.00", "2.00"]
+    assert two.split() == ["two", "toy", "4", "1.00", *"-----"]
+    assert "seen" not in format_table({"two": closed})
+
+
+def test_table_of_seen_and_unseen_classes():
+    closed = {"sem_seg": {"mIoU": 1.0, "mIoU_seen": 1.0, "mIoU_unseen": math.nan}}
+    assert format_seen_table({"one": OPEN, "two": closed}) == (
+        "data set  classes  mIoU  class accuracy  hit rate\n"
+        "────────  ───────  ────  ──────────────  ────────\n"
+        "one       all      5.00            9.00      7.00\n"
+        "one       seen     6.00            9.50      8.00\n"
+        "one       unseen   3.00               -      0.00\n"
+        "two       all      1.00               -         -\n"
+        "two       seen     1.00               -         -"
+    )
+    assert format_seen_table({"two": closed}).splitlines()[0].split() == [
+        *("data", "set", "classes", "mIoU")
+    ]
+    assert format_seen_table({"boxes": {"segm": {"AP": 1.0}}}) == ""
 
 
 def test_class_table_has_the_classes_that_occur():
@@ -82,6 +135,11 @@ def test_scalars_are_finite_numbers_without_single_classes():
         "segm/AP50": 5.0,
         "segm/AP75": 6.0,
     }
+    more = scalars(OPEN)
+    assert more["sem_seg/mIoU_unseen"] == 3.0
+    assert more["panoptic_seg/class_accuracy_seen"] == 9.5
+    assert "panoptic_seg/class_accuracy_unseen" not in more
+    assert more["dominant/hit_rate_unseen"] == 0.0
 
 
 def test_json_holds_everything_and_null_for_nan(tmp_path):

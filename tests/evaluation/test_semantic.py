@@ -10,12 +10,12 @@ from ita.errors import UserError
 from ita.evaluation import SemanticEvaluator
 from ita.modeling.vocabulary import ClassList
 from tests.evaluation.helpers import predictions, semantic
-from tests.evaluation.scenes import ABSENT, perfect_prediction
+from tests.evaluation.scenes import ABSENT, SEEN, perfect_prediction
 
 IGNORE = 65535
 
 
-def run(tmp_path, label, prediction, classes):
+def run(tmp_path, label, prediction, classes, seen=()):
     """Metrics of one image whose label PNG holds ``label``, with class ids as scores' arg max."""
     path = tmp_path / "label.png"
     Image.fromarray(np.array(label, dtype=np.uint16)).save(path)
@@ -25,7 +25,8 @@ def run(tmp_path, label, prediction, classes):
         ignored_label_values=(IGNORE,),
         label_ids=tuple(range(classes)),
     )
-    evaluator = SemanticEvaluator(metadata, metadata.class_list)
+    flags = tuple(i in seen for i in range(classes))
+    evaluator = SemanticEvaluator(metadata, metadata.class_list, flags)
     scores = torch.nn.functional.one_hot(torch.tensor(prediction), classes).permute(2, 0, 1)
     record = {"file_name": "image.png", "sem_seg_file_name": str(path)}
     evaluator.process([record], [{"sem_seg": scores.float()}])
@@ -57,6 +58,32 @@ def test_ignored_pixels_and_classes_that_do_not_occur(tmp_path):
     assert metrics["classes_present"] == 2
     assert metrics["IoU-0:class 0"] == pytest.approx(50)
     assert math.isnan(metrics["IoU-2:class 2"])
+
+
+def test_seen_and_unseen_classes(tmp_path):
+    """A class that does not occur counts on neither side."""
+    label = [[0, 0, 1, 1, 2, 2, 2, 2]]
+    prediction = [[0, 0, 1, 0, 2, 3, 4, 4]]
+    metrics = run(tmp_path, label, prediction, classes=5, seen=(0, 1, 4))
+    assert metrics["mIoU_seen"] == pytest.approx(100 * (2 / 3 + 1 / 2) / 2)
+    assert metrics["mIoU_unseen"] == pytest.approx(25)
+    assert metrics["mIoU"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 1 / 4) / 3)
+    one, other = metrics["mIoU_seen"], 25
+    assert metrics["mIoU_harmonic"] == pytest.approx(2 * one * other / (one + other))
+
+
+@pytest.mark.parametrize(("seen", "has"), [((0, 1), "seen"), ((2,), "unseen"), ((), "unseen")])
+def test_a_side_of_which_no_class_occurs_has_no_number(tmp_path, seen, has):
+    metrics = run(tmp_path, [[0, 1]], [[0, 2]], classes=3, seen=seen)
+    lacks = {"seen": "unseen", "unseen": "seen"}[has]
+    assert metrics[f"mIoU_{has}"] == metrics["mIoU"] == 50
+    assert math.isnan(metrics[f"mIoU_{lacks}"])
+    assert math.isnan(metrics["mIoU_harmonic"])
+
+
+def test_harmonic_mean_is_0_where_everything_is_wrong(tmp_path):
+    metrics = run(tmp_path, [[0, 1]], [[2, 2]], classes=3, seen=(0,))
+    assert metrics["mIoU_seen"] == metrics["mIoU_unseen"] == metrics["mIoU_harmonic"] == 0
 
 
 def test_one_class(tmp_path):
@@ -92,13 +119,13 @@ def test_segment_outside_the_list_is_an_error_with_the_file(scenes):
     record, output = scenes.records[0], perfect_prediction(scenes.records[0])
     segment = {**record["segments_info"][0], "category_id": 6}
     record = {**record, "segments_info": [segment, *record["segments_info"][1:]]}
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, SEEN)
     with pytest.raises(UserError, match=r"scene_100\.png.* 6 "):
         evaluator.process([record], [output])
 
 
 def test_scores_of_another_list_are_an_error(scenes):
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list)
+    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, SEEN)
     with pytest.raises(UserError, match="7 classes"):
         evaluator.process(scenes.records[:1], [{"sem_seg": torch.zeros(7, 4, 4)}])
 
@@ -106,7 +133,8 @@ def test_scores_of_another_list_are_an_error(scenes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_not_copied(tmp_path, dtype):
     scores = torch.zeros(200, 100, 120, dtype=dtype)
-    evaluator = SemanticEvaluator(SimpleNamespace(ignore_label=IGNORE), class_list(200))
+    metadata = SimpleNamespace(ignore_label=IGNORE)
+    evaluator = SemanticEvaluator(metadata, class_list(200), (True,) * 200)
     with torch.profiler.profile(profile_memory=True) as profile:
         evaluator._predicted_classes(scores)
     allocated = sum(max(0, e.self_cpu_memory_usage) for e in profile.events())
