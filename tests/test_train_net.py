@@ -74,7 +74,7 @@ def broken_data(command):
 def runs(tmp_path_factory):
     """Every process of this file: name -> what it came to."""
     folder = tmp_path_factory.mktemp("commands")
-    make_toy_dataset(folder / "datasets" / "toy", train=4, val=3, size=64)
+    make_toy_dataset(folder / "datasets" / "toy", train=4, val=3, test=1, size=64)
     command = Command(folder, folder / "datasets")
     nowhere = Command(folder, folder / "nowhere")
     with_broken_image, image = broken_data(command)

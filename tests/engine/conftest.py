@@ -11,7 +11,7 @@ from tests.engine.tiny import CONFIG, overrides
 def toy_root(tmp_path_factory):
     """A folder for DETECTRON2_DATASETS with few small scenes, an odd number for validation."""
     root = tmp_path_factory.mktemp("datasets")
-    make_toy_dataset(root / "toy", train=6, val=5, size=64)
+    make_toy_dataset(root / "toy", train=6, val=5, test=1, size=64)
     return root
 
 
