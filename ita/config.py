@@ -180,7 +180,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "auto"
     # Evaluate in mixed precision, of the type that SOLVER.AMP.DTYPE says.
     cfg.TEST.AMP = False
-    # Images of a prediction beside its truth that each evaluation writes.
+    # Pictures that each evaluation writes: the first images with prediction, truth and a legend, in
+    # which classes that are not in the training vocabulary are called unseen.
     cfg.TEST.NUM_PICTURES = 4
 
 
