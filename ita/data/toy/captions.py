@@ -17,12 +17,12 @@ ALL_THINGS = THINGS + DISTRACTOR_THINGS
 ALL_STUFF = STUFF + DISTRACTOR_STUFF
 SUBJECTS = ALL_THINGS + ALL_STUFF
 SCENE_SIZE = 144
-# Side of a view in lengths of its subject's bounding box.
-MIN_CONTEXT, MAX_CONTEXT = 1.0, 2.2
-# Side in pixels of a view of ground.
-MIN_GROUND, MAX_GROUND = 32, 90
-# A subject nobody would name is smaller than this, in pixels.
-MIN_SUBJECT_AREA = 150
+# Greatest side of a view in lengths of its subject's bounding box.
+MAX_CONTEXT = 1.8
+# Length in pixels of the part of a ground that is a view's subject.
+MIN_GROUND, MAX_GROUND = 24, 48
+# A segment that nobody would name is smaller than this, in pixels.
+MIN_NAMED_AREA = 150
 SYNONYM_RATE = 0.25
 PATTERNS = (
     "{}",
@@ -42,101 +42,112 @@ PATTERNS = (
 SIZES = ("small", "medium", "large")
 
 
+def all_texts() -> Iterator[str]:
+    """Texts with every word that a caption can have."""
+    yield from (pattern.replace("SIZE", size) for pattern in PATTERNS for size in SIZES)
+    yield from (text for name in SUBJECTS for text in (name, f"a {synonym(name)} and"))
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Where a subject is: the scene's index, and the middle and length of its box in pixels."""
+    """Where a subject is: an image, and the middle and length of the subject's box in pixels."""
 
-    scene: int
+    image: Image.Image
     x: float
     y: float
     length: float
 
 
+@dataclass(frozen=True)
+class _NamedScene:
+    """A scene of several objects and the names of what it shows."""
+
+    image: Image.Image
+    names: tuple[str, ...]
+
+
+def _portrait(rng: np.random.Generator, name: str) -> _Place:
+    """A scene with a single object, which can be seen."""
+    while True:
+        scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, [name], ALL_STUFF, max_objects=1)
+        for segment in scene.segments:
+            if segment.name == name and segment.mask.sum() >= MIN_NAMED_AREA:
+                rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
+                length = max(np.ptp(rows), np.ptp(columns)) + 1
+                middle = ((columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2)
+                return _Place(Image.fromarray(scene.image), *map(float, middle), float(length))
+
+
 class CaptionedViews:
     """Views of random scenes with captions; the same arguments give the same pairs.
 
+    Most are portraits, one object of a class before some ground; the others are scenes of several
+    objects, whose captions name some of what they show.
+
     Args:
         seed: of the scenes and of the views.
-        num_scenes: scenes that views are taken from.
-        size: side of a view in pixels.
+        portraits_each: portraits drawn of every class of objects.
+        num_scenes: scenes of several objects.
+        size: side of a view in pixels; may be changed at any time.
     """
 
-    def __init__(self, seed: int, num_scenes: int, size: int) -> None:
+    def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
         self.size = size
-        self.rng = np.random.default_rng((seed, 1))
-        self._images: list[Image.Image] = []
-        self._names: list[list[str]] = []
-        self._places: dict[str, list[_Place]] = {name: [] for name in SUBJECTS}
-        for index in range(num_scenes):
-            rng = np.random.default_rng((seed, 0, index))
-            self._add(index, draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF))
-
-    def _add(self, index: int, scene: Scene) -> None:
-        self._images.append(Image.fromarray(scene.image))
-        named = [s for s in scene.segments if s.mask.sum() >= MIN_SUBJECT_AREA]
-        self._names.append(sorted({segment.name for segment in named}))
-        for segment in named:
-            rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
-            if segment.name in ALL_STUFF:
-                # The middle of ground may lie under an object: any of its pixels will do.
-                y, x = self._some_pixel(index, segment.mask)
-                place = _Place(index, x, y, 0.0)
-            else:
-                length = max(np.ptp(rows), np.ptp(columns)) + 1
-                place = _Place(index, columns.mean(), rows.mean(), float(length))
-            self._places[segment.name].append(place)
-
-    @staticmethod
-    def _some_pixel(index: int, mask: np.ndarray) -> tuple[float, float]:
-        pixels = np.argwhere(mask)
-        y, x = pixels[(index * 7919) % len(pixels)]
-        return float(y), float(x)
+        self.rng = np.random.default_rng((seed, 2))
+        self._portraits = {
+            name: [
+                _portrait(np.random.default_rng((seed, 0, subject, number)), name)
+                for number in range(portraits_each)
+            ]
+            for subject, name in enumerate(ALL_THINGS)
+        }
+        self._scenes: list[_NamedScene] = []
+        self._grounds: dict[str, list[_Place]] = {name: [] for name in ALL_STUFF}
+        for number in range(num_scenes):
+            rng = np.random.default_rng((seed, 1, number))
+            self._add_scene(draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF), rng)
 
     def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
-        """One view of each subject that has been drawn, in random order, and the subjects."""
-        subjects = [name for name in SUBJECTS if self._places[name]]
-        subjects = [str(name) for name in self.rng.permutation(subjects)]
+        """One view of each class, in random order, and the classes' names."""
+        subjects = [str(name) for name in self.rng.permutation(SUBJECTS)]
         return [self._view(self._random_place(name)) for name in subjects], subjects
 
     def batches(self, num_scenes: int) -> Iterator[tuple[list[Image.Image], list[str]]]:
-        """Endless batches: a view of each subject and ``num_scenes`` whole scenes, with captions.
+        """Endless batches: a view of each class and ``num_scenes`` whole scenes, with captions.
 
-        That each subject comes once keeps captions of a batch from being true of two images.
+        That each class comes once keeps captions of a batch from being true of two images.
         """
         while True:
             images, subjects = self.of_each_subject()
             captions = [self._caption(subject) for subject in subjects]
-            for index in self.rng.choice(len(self._images), num_scenes, replace=False):
-                images.append(self._augmented(self._images[index].resize((self.size, self.size))))
-                captions.append(self._scene_caption(self._names[index]))
+            for index in self.rng.choice(len(self._scenes), num_scenes, replace=False):
+                scene = self._scenes[index]
+                images.append(self._augmented(scene.image.resize((self.size, self.size))))
+                captions.append(self._scene_caption(scene.names))
             yield images, captions
 
-    def held_out(self, views_each: int) -> tuple[list[Image.Image], list[str]]:
-        """``views_each`` views of each subject, and the subjects, for measuring."""
-        images, subjects = [], []
-        for _ in range(views_each):
-            more_images, more_subjects = self.of_each_subject()
-            images += more_images
-            subjects += more_subjects
-        return images, subjects
+    def _add_scene(self, scene: Scene, rng: np.random.Generator) -> None:
+        image = Image.fromarray(scene.image)
+        named = [s for s in scene.segments if s.mask.sum() >= MIN_NAMED_AREA]
+        self._scenes.append(_NamedScene(image, tuple(sorted({s.name for s in named}))))
+        for segment in named:
+            if segment.name in ALL_STUFF:
+                y, x = rng.choice(np.argwhere(segment.mask))
+                side = rng.uniform(MIN_GROUND, MAX_GROUND)
+                self._grounds[segment.name].append(_Place(image, float(x), float(y), side))
 
     def _random_place(self, name: str) -> _Place:
-        places = self._places[name]
+        places = self._grounds.get(name) or self._portraits[name]
         return places[self.rng.integers(len(places))]
 
     def _view(self, place: _Place) -> Image.Image:
-        rng = self.rng
-        image = self._images[place.scene]
-        if place.length:
-            side = place.length * rng.uniform(MIN_CONTEXT, MAX_CONTEXT)
-            jitter = 0.5 * max(side - place.length, 0) + 0.05 * side
-        else:
-            side = rng.uniform(MIN_GROUND, MAX_GROUND)
-            jitter = 0.0
-        side = min(side, image.width)
-        corner = np.array((place.x, place.y)) + rng.uniform(-jitter, jitter, 2) - side / 2
+        """A square around the place, which lies anywhere inside it."""
+        image, rng = place.image, self.rng
+        side = min(place.length * rng.uniform(1, MAX_CONTEXT), image.width)
+        slack = (side - place.length) / 2
+        corner = np.array((place.x, place.y)) + rng.uniform(-slack, slack, 2) - side / 2
         left, top = np.clip(corner, 0, image.width - side)
-        box = (left, top, min(left + side, image.width), min(top + side, image.height))
+        box = (left, top, left + side, top + side)
         view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         return self._augmented(view)
 
@@ -154,6 +165,6 @@ class CaptionedViews:
         return pattern.format(self._word(subject))
 
     def _scene_caption(self, names: Sequence[str]) -> str:
-        count = self.rng.integers(1, len(names) + 1) if len(names) > 1 else len(names)
+        count = self.rng.integers(1, len(names) + 1)
         chosen = [self._word(str(n)) for n in self.rng.permutation(names)[:count]]
         return " and ".join(f"a {name}" for name in chosen)

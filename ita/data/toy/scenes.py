@@ -15,6 +15,8 @@ MAX_OBJECTS = 5
 MAX_GROUNDS = 3
 # Radius of objects, in shorter sides of the image.
 MIN_RADIUS, MAX_RADIUS = 0.12, 0.26
+# Turn of objects in either direction, in radians.
+MAX_TURN = 0.5
 # Objects and ground that show fewer pixels than this are no segments.
 MIN_AREA = 40
 # An object that shows less than this part of itself tells nobody its shape, and is not drawn.
@@ -44,6 +46,7 @@ def draw_scene(
     width: int,
     things: Sequence[str],
     stuff: Sequence[str],
+    max_objects: int = MAX_OBJECTS,
 ) -> Scene:
     """Draw a random scene; the same state of ``rng`` gives the same scene.
 
@@ -54,17 +57,18 @@ def draw_scene(
         things: names of objects to draw from, "COAT SHAPE"; a name given twice comes twice as
             often.
         stuff: names of grounds to draw from.
+        max_objects: how many objects there may be; with 1 there is no crowd either.
 
     Returns:
-        A scene of one to three grounds and one to five objects, each with its mask.
+        A scene of one to three grounds and one or more objects, each with its mask.
     """
     canvas = _Canvas(rng, height, width)
     canvas.paint_ground(stuff)
     if rng.random() < 0.2:
         canvas.paint_unlabelled()
-    if rng.random() < 0.08:
+    if max_objects > 1 and rng.random() < 0.08:
         canvas.paint_crowd(str(rng.choice(things)))
-    for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+    for _ in range(rng.integers(1, max_objects + 1)):
         canvas.paint_object(str(rng.choice(things)))
     return Scene(canvas.develop(), canvas.segments())
 
@@ -161,7 +165,7 @@ class _Canvas:
         """Turned coordinates around a center, in units of ``radius`` times the image size."""
         x = (self.x - center[0]) / (radius * self.size)
         y = (self.y - center[1]) / (radius * self.size)
-        turn = self.rng.uniform(-0.8, 0.8)
+        turn = self.rng.uniform(-MAX_TURN, MAX_TURN)
         return x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
 
     def _shape(self, name: str, radius: float, center: np.ndarray) -> np.ndarray:
