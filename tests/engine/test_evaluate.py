@@ -14,6 +14,7 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
         SOLVER__AMP__DTYPE="bfloat16",
         TEST__AMP=amp,
         TEST__NUM_PICTURES=3,
+        MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
     )
     model, types = build_model(cfg).train(), set()
     for module in model.decoder.modules():
@@ -24,3 +25,9 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
     assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
     assert len(list((tmp_path / "run" / "inference" / "toy_val" / "pictures").iterdir())) == 3
     assert model.training
+
+
+def test_without_dominant_categories_there_is_no_hit_rate(tiny_config):
+    cfg = tiny_config(MODEL__ITA__NUM_DOMINANT=0, MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
+    results = evaluate(cfg, build_model(cfg))
+    assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg"}
