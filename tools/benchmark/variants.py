@@ -1,0 +1,132 @@
+"""What the benchmark compares: each variant is a few config keys on top of the base config."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from detectron2.config import CfgNode
+
+NUM_DOMINANT = "MODEL.ITA.NUM_DOMINANT"
+NUM_LEARNED = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
+SELF_ATTENTION = "MODEL.ITA.SELF_ATTENTION"
+IMAGE_EMBEDDING = "MODEL.ITA.IMAGE_EMBEDDING"
+CANDIDATE_TEXT = "MODEL.ITA.CANDIDATE_TEXT"
+ALPHA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"
+BETA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"
+
+# Steps of the ablations.
+DOMINANT = (0, 4, 8, 16, 32)
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
+BETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# The main variants' models, in the order of tables.
+MODELS = ("ita", "no_dominant", "self_attention", "fcclip")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison: a trained model and how it is evaluated.
+
+    Attributes:
+        model: what is trained; its folder, and what ``--variants`` calls it.
+        title: what tables call it.
+        overrides: config key → value, on top of the base config.
+        at_test: further keys, which only matter when the trained model is evaluated.
+        part: tells variants of the same model apart.
+    """
+
+    model: str
+    title: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    at_test: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+
+    @property
+    def name(self) -> str:
+        """What no other variant is called."""
+        return f"{self.model}_{self.part}" if self.part else self.model
+
+
+# The base config as it is.
+BASE = Variant("", "")
+
+
+def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
+    """ITA, what lies between, and FC-CLIP, all with the base config's total number of queries."""
+    total = cfg.MODEL.ITA.NUM_DOMINANT + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    learned_only = {NUM_DOMINANT: 0, NUM_LEARNED: total}
+    attending = {SELF_ATTENTION: True}
+    described = (
+        ("ITA", {}),
+        ("ITA without dominant categories", learned_only),
+        ("ITA with self-attention", attending),
+        ("FC-CLIP", learned_only | attending),
+    )
+    return tuple(Variant(model, *more) for model, more in zip(MODELS, described, strict=True))
+
+
+def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    current = cfg.MODEL.ITA.NUM_DOMINANT
+    total = current + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    for count in sorted({*DOMINANT, current}):
+        if count < total:
+            keys = {NUM_DOMINANT: count, NUM_LEARNED: total - count}
+            yield _extend(base, f"dominant_{count}", f"K = {count}", keys)
+
+
+def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    current = cfg.MODEL.FC_CLIP
+    grid = [(alpha, beta) for alpha in ALPHAS for beta in BETAS]
+    ours = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
+    for alpha, beta in sorted({*grid, ours}):
+        part = f"alpha_{alpha:g}_beta_{beta:g}"
+        title = f"α = {alpha:g}, β = {beta:g}"
+        at_test = {ALPHA: alpha, BETA: beta}
+        yield Variant(base.model, title, base.overrides, at_test, part)
+
+
+def _image_embedding(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    yield _extend(base, "shared", "mean of the shared feature", {IMAGE_EMBEDDING: "shared"})
+    own = {IMAGE_EMBEDDING: "clip_preprocess"}
+    yield _extend(base, "clip_preprocess", "a CLIP pass of its own", own)
+
+
+def _candidate_text(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    yield _extend(base, "prompted", "prompted names", {CANDIDATE_TEXT: "prompted"})
+    yield _extend(base, "bare", "bare names", {CANDIDATE_TEXT: "bare"})
+
+
+def _extend(base: Variant, name: str, title: str, keys: Mapping[str, Any]) -> Variant:
+    return Variant(f"{base.model}_{name}", title, {**base.overrides, **keys})
+
+
+ABLATIONS: Mapping[str, Callable[[Variant, CfgNode], Iterable[Variant]]] = {
+    "dominant": _dominant,
+    "ensemble": _ensemble,
+    "image-embedding": _image_embedding,
+    "candidate-text": _candidate_text,
+}
+
+
+def ablation(
+    group: str, base: Variant, config_of: Callable[[Variant], CfgNode]
+) -> tuple[Variant, ...]:
+    """A variant's neighbors in one respect, itself among them under a title that says so.
+
+    A neighbor that is one of the main variants is that one, so that it is trained once.
+
+    Args:
+        group: one of ``ABLATIONS``.
+        base: the variant to vary.
+        config_of: gives a variant's whole config.
+    """
+    cfg = config_of(base)
+    # The base comes first: where it equals another variant, it is meant.
+    known = [(v, config_of(v)) for v in (base, *main_variants(config_of(BASE)))]
+    variants = []
+    for neighbor in ABLATIONS[group](base, cfg):
+        whole = config_of(neighbor)
+        same = next((variant for variant, its_config in known if its_config == whole), None)
+        note = " (as configured)" if same == base else ""
+        title = f"{base.title}, {neighbor.title}{note}"
+        variants.append(replace(same or neighbor, title=title))
+    return tuple(variants)
