@@ -31,6 +31,7 @@ from tools.benchmark.variants import ABLATIONS, BASE, MODELS, Variant, ablation,
 from tools.processes import TRAIN_NET
 
 INTERRUPTED = 130
+BASE_CONFIG = Path("configs/toy/ita_tiny.yaml")
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -39,7 +40,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--config-file", type=Path, default=Path("configs/toy/ita.yaml"), help="the base config")
+    add("--config-file", type=Path, default=BASE_CONFIG, help="the base (default: %(default)s)")
     add("--output", type=Path, default=Path("output/toy_benchmark"), help="folder of all runs")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     add(

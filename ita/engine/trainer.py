@@ -105,8 +105,8 @@ class Trainer(TrainerBase):
             )
             self._evaluate()
             return self.results
-        if self.start_iter:
-            seed_process(self.cfg, offset=self.start_iter)
+        # Again, so that models of one seed see the same images, however many numbers they drew.
+        seed_process(self.cfg, offset=self.start_iter)
         if self.data_loader is None:
             self.data_loader = self._build_data_loader()
         self.model.set_vocabulary(self.model.train_class_list, self.model.train_thing_ids)
