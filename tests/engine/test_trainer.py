@@ -112,6 +112,24 @@ def test_a_resumed_run_goes_on_with_other_images_and_random_numbers(tiny_config)
     assert first_seed != second_seed
 
 
+def test_models_of_one_seed_see_the_same_images(tiny_config):
+    """Turned, scaled and cropped alike, so that what differs is the model's doing."""
+    seen = []
+    for dominant in (0, 4):
+        keys = {"MODEL__ITA__NUM_DOMINANT": dominant, "SOLVER__AMP__ENABLED": False}
+        cfg = tiny_config(**{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 0, **keys})
+        seed_process(cfg)
+        trainer = Trainer(cfg)
+        images = []
+        trainer.model.register_forward_hook(
+            lambda _, args, __, images=images: images.extend(r["image"] for r in args[0])
+        )
+        trainer.train()
+        seen.append(images)
+    assert len(seen[0]) == 8
+    assert all(map(torch.equal, *seen))
+
+
 def test_skipped_steps_are_iterations(tiny_config, tmp_path, recwarn):
     """They advance the schedule, and PyTorch does not complain about it."""
     trainer = Trainer(tiny_config(**{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 0}))
