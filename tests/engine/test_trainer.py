@@ -116,7 +116,7 @@ def test_models_of_one_seed_see_the_same_images(tiny_config):
     """Turned, scaled and cropped alike, so that what differs is the model's doing."""
     seen = []
     for dominant in (0, 4):
-        keys = {"MODEL__ITA__NUM_DOMINANT": dominant, "SOLVER__AMP__ENABLED": False}
+        keys = {"MODEL__ITA__NUM_DOMINANT": dominant, "DATALOADER__NUM_WORKERS": 1}
         cfg = tiny_config(**{**SHORT, "SOLVER__CHECKPOINT_PERIOD": 0, **keys})
         seed_process(cfg)
         trainer = Trainer(cfg)
