@@ -231,6 +231,6 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence of an error, whose rest may be pages of advice."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
-    return line.partition(". ")[0]
+    """The kind of an error and its first sentence; the rest may be pages of advice."""
+    line = next(iter(str(error).splitlines()), "")
+    return ": ".join(filter(None, (type(error).__name__, line.partition(". ")[0])))
