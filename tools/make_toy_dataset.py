@@ -29,8 +29,8 @@ def main() -> int:
     parser.add_argument("out_dir", help="folder to make, for example datasets/toy")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other scenes")
     parser.add_argument("--train", type=int, default=600, help="number of training scenes")
-    parser.add_argument("--val", type=int, default=100, help="number of validation scenes")
-    parser.add_argument("--test", type=int, default=100, help="number of scenes of each test split")
+    parser.add_argument("--val", type=int, default=200, help="number of validation scenes")
+    parser.add_argument("--test", type=int, default=200, help="number of scenes of each test split")
     parser.add_argument("--size", type=int, default=144, help="longer side of an image, in pixels")
     arguments = vars(parser.parse_args())
     try:

@@ -231,5 +231,5 @@ def test_command(tmp_path):
 def test_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["make_toy_dataset.py", str(tmp_path / "toy"), "--train", "0"])
     assert main() == 1
-    assert capsys.readouterr().err.startswith("train 0, val 100, test 100")
+    assert capsys.readouterr().err.startswith("train 0, val 200, test 200")
     assert not (tmp_path / "toy").exists()

@@ -55,8 +55,8 @@ def make_toy_dataset(
     *,
     seed: int = 0,
     train: int = 600,
-    val: int = 100,
-    test: int = 100,
+    val: int = 200,
+    test: int = 200,
     size: int = 144,
 ) -> Path:
     """Write the splits train, val, test_seen, test_unseen and test_all.
