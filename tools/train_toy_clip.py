@@ -91,7 +91,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, default=DEFAULT_OUTPUT, help="folder (default: %(default)s)")
     add("--seed", type=int, default=0, help="another seed gives other weights")
-    add("--steps", type=int, default=3900, help="optimizer steps (default: %(default)s)")
+    add("--steps", type=int, default=5400, help="optimizer steps (default: %(default)s)")
     add(
         "--small-steps",
         type=int,
@@ -100,7 +100,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     add("--portraits", type=int, default=40, help="of each object class (default: %(default)s)")
     add("--scenes", type=int, default=1500, help="of several objects (default: %(default)s)")
-    add("--scenes-per-batch", type=int, default=16, help="default: %(default)s")
+    add("--scenes-per-batch", type=int, default=32, help="default: %(default)s")
     add("--lr", type=float, default=2e-3, help="greatest learning rate (default: %(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--workers", type=int, choices=(0, 1), default=1, help="1 draws views in a process aside")

@@ -190,9 +190,9 @@ that open-vocabulary segmentation can be tried out in minutes. It knows nothing 
 {steps} steps, the first {small_steps} of them at half the size; {seconds} s on {hardware}.
 The images are portraits of each class of objects ({portraits}) and scenes of several objects
 ({scenes}). A batch holds a view of each of the {subjects} classes ({world} of the data sets,
-{others} that no data set shows) and {scenes_per_batch} whole scenes. Captions name the class, one
-time in four by its synonym, in the wording of the prompts and some others; those of scenes name
-some of what there is. Nothing says where in an image a thing is.
+{others} that no data set shows) and {scenes_per_batch} views of several things. Captions name the
+class, one time in four by its synonym, in the wording of the prompts and some others; those of
+several things name some of them. Nothing says where in an image a thing is.
 
 This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" are
 what segmentation trains on.
