@@ -91,16 +91,17 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, default=DEFAULT_OUTPUT, help="folder (default: %(default)s)")
     add("--seed", type=int, default=0, help="another seed gives other weights")
-    add("--steps", type=int, default=5400, help="optimizer steps (default: %(default)s)")
+    add("--steps", type=int, default=5000, help="optimizer steps (default: %(default)s)")
     add(
         "--small-steps",
         type=int,
-        default=2300,
+        default=3000,
         help="of them at half the side (default: %(default)s)",
     )
     add("--portraits", type=int, default=40, help="of each object class (default: %(default)s)")
     add("--scenes", type=int, default=1500, help="of several objects (default: %(default)s)")
-    add("--scenes-per-batch", type=int, default=32, help="default: %(default)s")
+    add("--views-per-batch", type=int, default=64, help="beside scenes (default: %(default)s)")
+    add("--scenes-per-batch", type=int, default=24, help="default: %(default)s")
     add("--lr", type=float, default=2e-3, help="greatest learning rate (default: %(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--workers", type=int, choices=(0, 1), default=1, help="1 draws views in a process aside")
@@ -110,8 +111,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(words)
     if not 0 <= arguments.seed < HELD_OUT_SEED:
         parser.error(f"--seed is at least 0 and less than {HELD_OUT_SEED}")
-    counts = ("steps", "portraits", "scenes", "scenes_per_batch", "views", "held_out_scenes")
-    if min(getattr(arguments, name) for name in counts) < 1:
+    counts = ("steps", "portraits", "scenes", "views_per_batch", "scenes_per_batch")
+    if min(getattr(arguments, name) for name in (*counts, "views", "held_out_scenes")) < 1:
         parser.error("numbers of steps, portraits, scenes and views are at least 1")
     if arguments.scenes_per_batch > arguments.scenes:
         parser.error("--scenes-per-batch is at most --scenes")

@@ -24,10 +24,12 @@ from tools.toy_clip.measuring import (
     measure_scenes,
     zero_shot,
 )
+from tools.toy_clip.training import cell_weights
 from tools.train_toy_clip import main
 
 SHORT = ["--seed", "3", "--steps", "2", "--small-steps", "1"]
-SHORT += ["--portraits", "1", "--scenes", "40", "--scenes-per-batch", "4"]
+SHORT += ["--portraits", "1", "--scenes", "40", "--views-per-batch", "8"]
+SHORT += ["--scenes-per-batch", "4"]
 MEASURE = ["--views", "1", "--held-out-scenes", "2"]
 
 
@@ -91,6 +93,16 @@ def test_a_folder_without_a_config(tmp_path, capsys):
 def test_impossible_arguments(words):
     with pytest.raises(SystemExit):
         main(words)
+
+
+def test_the_weights_of_a_window_are_the_parts_of_cells_in_it():
+    """Against counting the pixels of a hundred to a cell."""
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.25, 0.1, 0.55, 0.9], [0.51, 0.52, 0.53, 0.54]])
+    pixel = (torch.arange(300) + 0.5) / 300
+    for box, weights in zip(boxes, cell_weights(boxes, 3), strict=True):
+        inside = (pixel > box[1]) & (pixel < box[3]), (pixel > box[0]) & (pixel < box[2])
+        counted = (inside[0][:, None] & inside[1]).float().view(3, 100, 3, 100).sum(dim=(1, 3))
+        torch.testing.assert_close(weights, counted / counted.sum(), atol=0.02, rtol=0)
 
 
 def test_groups_are_the_worlds_parts():

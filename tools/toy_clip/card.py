@@ -23,7 +23,7 @@ from ita.errors import UserError
 from ita.evaluation.files import write_atomically
 from ita.modeling.vocabulary import PROMPTS
 from tools.toy_clip.measuring import Measured, markdown_table
-from tools.toy_clip.training import Recipe
+from tools.toy_clip.training import SCENE_INPUT, Recipe
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -114,7 +114,9 @@ def write_card(folder: Path, measured: Measured) -> None:
         others=len(DISTRACTOR_THINGS + DISTRACTOR_STUFF),
         portraits=f"{training.recipe.portraits:,}",
         scenes=f"{training.recipe.scenes:,}",
+        views_per_batch=training.recipe.views_per_batch,
         scenes_per_batch=training.recipe.scenes_per_batch,
+        scene_input=SCENE_INPUT,
         steps=f"{training.recipe.steps:,}",
         small_steps=f"{training.recipe.small_steps:,}",
         command=training.command,
@@ -187,12 +189,14 @@ that open-vocabulary segmentation can be tried out in minutes. It knows nothing 
 
     {command}
 
-{steps} steps, the first {small_steps} of them at half the size; {seconds} s on {hardware}.
-The images are portraits of each class of objects ({portraits}) and scenes of several objects
-({scenes}). A batch holds a view of each of the {subjects} classes ({world} of the data sets,
-{others} that no data set shows) and {scenes_per_batch} views of several things. Captions name the
-class, one time in four by its synonym, in the wording of the prompts and some others; those of
-several things name some of them. Nothing says where in an image a thing is.
+{steps} steps in {seconds} s on {hardware}. The images are portraits of each class of objects
+({portraits}) and scenes of several objects ({scenes}). In the first {small_steps} steps a batch
+holds a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
+{others} that no data set shows); then views of {views_per_batch} of them and {scenes_per_batch}
+scenes at {scene_input} px, which are looked at through a window around each thing and as a whole.
+The windows of a scene share a pass: each is the mean of the last feature over it, as a whole image
+is the mean over all of it. Captions name the class, one time in four by its synonym, in the wording
+of the prompts and some others; those of whole scenes name several. No mask is used.
 
 This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" are
 what segmentation trains on.

@@ -4,19 +4,21 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ita.data.toy.captions import CaptionedViews, all_texts
+from ita.data.toy.captions import SUBJECTS, Batch, CaptionedViews, all_texts
+from ita.modeling.clip import DENSE, STRIDES, ConvNeXtTower
 from ita.modeling.clip_tokens import token_ids
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = 100.0
 # timm starts a block's part at a millionth, for the sake of deep networks. Here are nine blocks.
 LAYER_SCALE = 0.5
+# Side in pixels of scenes of several objects: twice the data set's, as the segmenter sees them.
+SCENE_INPUT = 288
 SECONDS_BETWEEN_MESSAGES = 10.0
 
 
@@ -37,10 +41,12 @@ class Recipe:
     Attributes:
         seed: of the initial weights, the scenes and the views.
         steps: of the optimizer.
-        small_steps: how many of them come first and have views of half the side.
+        small_steps: how many of them come first and have views of half the side, and no scenes.
         portraits: scenes drawn of every class of objects alone.
         scenes: scenes of several objects.
-        scenes_per_batch: such scenes in a batch, beside a view of every class.
+        views_per_batch: views of one subject in a batch, beside the scenes; at first, of every
+            subject.
+        scenes_per_batch: scenes of several objects in a batch.
         lr: greatest learning rate.
     """
 
@@ -49,8 +55,35 @@ class Recipe:
     small_steps: int
     portraits: int
     scenes: int
+    views_per_batch: int
     scenes_per_batch: int
     lr: float
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """A batch of N captions, of V views and then of N - V windows in S scenes.
+
+    Attributes:
+        views: uint8 [V, H, W, 3].
+        scenes: uint8 [S, H, W, 3]; None: none.
+        scene_of: [N - V] the scene that a window is in.
+        windows: [N - V, h, w] how much of each cell of the dense feature is in a window; sums to 1.
+        tokens: [N, context].
+        subject: [N] a number for each subject.
+    """
+
+    views: Tensor
+    scenes: Tensor | None
+    scene_of: Tensor
+    windows: Tensor
+    tokens: Tensor
+    subject: Tensor
+
+    def to(self, device: str) -> "_Tensors":
+        return _Tensors(
+            *(v if (v := getattr(self, f.name)) is None else v.to(device) for f in fields(self))
+        )
 
 
 def train_clip(
@@ -94,21 +127,59 @@ def _few_tokens(clip: open_clip.CLIP, rows: Tensor) -> Iterator[None]:
 
 
 class _Batches(IterableDataset):
-    """Endless batches of uint8 images [B, S, S, 3] and token ids [B, context]."""
+    """Endless batches of ``_Tensors``, small ones first."""
 
     def __init__(
         self, views: CaptionedViews, tokenizer: Callable[[list[str]], Tensor], recipe: Recipe
     ) -> None:
         self.views, self.tokenizer, self.recipe = views, tokenizer, recipe
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size = self.views.size
-        batches = self.views.batches(self.recipe.scenes_per_batch)
-        for step in itertools.count():
-            self.views.size = size // 2 if step < self.recipe.small_steps else size
-            images, captions = next(batches)
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-            yield pixels, self.tokenizer(captions)
+    def __iter__(self) -> Iterator[_Tensors]:
+        views, recipe, size = self.views, self.recipe, self.views.size
+        views.size = size // 2
+        small = views.batches(len(SUBJECTS), 0, SCENE_INPUT)
+        for batch in itertools.islice(small, recipe.small_steps):
+            yield self._tensors(batch)
+        views.size = size
+        for batch in views.batches(recipe.views_per_batch, recipe.scenes_per_batch, SCENE_INPUT):
+            yield self._tensors(batch)
+
+    def _tensors(self, batch: Batch) -> _Tensors:
+        numbers = {subject: i for i, subject in enumerate(dict.fromkeys(batch.subjects))}
+        windows = torch.tensor(batch.windows).view(-1, 5)
+        return _Tensors(
+            views=_pixels(batch.views),
+            scenes=_pixels(batch.scenes) if batch.scenes else None,
+            scene_of=windows[:, 0].long(),
+            windows=cell_weights(windows[:, 1:], SCENE_INPUT // STRIDES["res5"]),
+            tokens=self.tokenizer(batch.captions),
+            subject=torch.tensor([numbers[subject] for subject in batch.subjects]),
+        )
+
+
+def _pixels(images: Sequence[Image.Image]) -> Tensor:
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+
+
+def cell_weights(boxes: Tensor, cells: int) -> Tensor:
+    """How much of each cell of a square grid is in a box.
+
+    Args:
+        boxes: [N, 4] left, top, right, bottom, in 0-1.
+        cells: along a side of the grid.
+
+    Returns:
+        [N, cells, cells], the weights of a box summing to 1.
+    """
+    start = torch.arange(cells, dtype=torch.float32)
+
+    def overlap(low: Tensor, high: Tensor) -> Tensor:
+        end = torch.minimum(cells * high[:, None], start + 1)
+        return (end - torch.maximum(cells * low[:, None], start)).clamp(min=0)
+
+    left, top, right, bottom = boxes.unbind(dim=1)
+    weights = overlap(top, bottom)[:, :, None] * overlap(left, right)[:, None, :]
+    return weights / weights.sum(dim=(1, 2), keepdim=True)
 
 
 def _initial_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
@@ -128,7 +199,7 @@ def _initial_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
 
 def _optimize(
     clip: open_clip.CLIP,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    batches: Iterator[_Tensors],
     recipe: Recipe,
     device: str,
     rows: Tensor,
@@ -138,9 +209,9 @@ def _optimize(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _factor(s, recipe.steps))
     clip.train()
     start = said = time.perf_counter()
-    for step, (pixels, tokens) in zip(range(1, recipe.steps + 1), batches, strict=False):
-        tokens = torch.searchsorted(rows, tokens).to(device)
-        loss = _loss(clip, normalized(pixels.to(device)), tokens)
+    for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+        batch = replace(batch, tokens=torch.searchsorted(rows, batch.tokens))
+        loss = _loss(clip, batch.to(device))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clip.parameters(), MAX_GRADIENT_NORM)
@@ -166,17 +237,37 @@ def normalized(pixels: Tensor) -> Tensor:
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _loss(clip: open_clip.CLIP, images: Tensor, tokens: Tensor) -> Tensor:
-    """CLIP's: each image finds its caption in the batch, each caption its image."""
-    # The text transformer is causal: nothing behind the end of the longest caption counts.
-    length = int(tokens.argmax(dim=-1).max()) + 1
+def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
+    """CLIP's: each image finds its caption in the batch, each caption its image.
+
+    A scene is encoded once for all its windows: a window's embedding is that of the mean of the
+    dense feature over it, as a whole image's is that of the mean over all of it. Captions of the
+    same subject are right for each other's images.
+    """
+    image = clip.encode_image(normalized(batch.views))
+    if batch.scenes is not None:
+        tower = ConvNeXtTower(clip.visual)
+        dense = tower.stages(tower.stem(normalized(batch.scenes)))[DENSE]
+        windows = tower.embed_area(dense[batch.scene_of], batch.windows)
+        image = torch.cat([image, windows])
+    text = _encode_text(clip, batch.tokens)
+    cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
+    logits = clip.logit_scale.exp() * cosine
+    right = (batch.subject[:, None] == batch.subject).float()
+    right = right / right.sum(dim=1, keepdim=True)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+def _encode_text(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """Text features [N, D] of tokens [N, context].
+
+    The text transformer is causal: nothing behind the end of the longest caption counts.
+    """
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
     text = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
     text = clip.ln_final(clip.transformer(text, attn_mask=clip.attn_mask[:length, :length]))
-    text = text[torch.arange(len(text)), tokens.argmax(dim=-1)] @ clip.text_projection
-    image = F.normalize(clip.encode_image(images), dim=-1)
-    logits = clip.logit_scale.exp() * image @ F.normalize(text, dim=-1).T
-    target = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    return text[torch.arange(len(text)), ends] @ clip.text_projection
 
 
 def _optimizer(clip: nn.Module, lr: float) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from ita.data.toy.names import DISTRACTOR_STUFF, DISTRACTOR_THINGS, STUFF, THINGS, synonym
-from ita.data.toy.scenes import Scene, draw_scene
+from ita.data.toy.scenes import Segment, draw_scene
 
 ALL_THINGS = THINGS + DISTRACTOR_THINGS
 ALL_STUFF = STUFF + DISTRACTOR_STUFF
@@ -23,6 +23,10 @@ MAX_CONTEXT = 1.8
 MIN_GROUND, MAX_GROUND = 24, 48
 # A segment that nobody would name is smaller than this, in pixels.
 MIN_NAMED_AREA = 150
+# Side of a window around an object or ground in a scene, in lengths of it.
+MIN_WINDOW, MAX_WINDOW = 0.8, 1.3
+# Names in a caption of a whole scene.
+MAX_NAMED = 5
 SYNONYM_RATE = 0.25
 PATTERNS = (
     "{}",
@@ -49,6 +53,26 @@ def all_texts() -> Iterator[str]:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Images with captions.
+
+    Attributes:
+        views: images of one subject each.
+        scenes: images of several.
+        windows: parts of scenes that have a caption: (scene, left, top, right, bottom), lengths in
+            sides of the image.
+        captions: of the views, then of the windows.
+        subjects: what each caption is about; captions of one subject are true of each other.
+    """
+
+    views: list[Image.Image]
+    scenes: list[Image.Image]
+    windows: list[tuple[int, float, float, float, float]]
+    captions: list[str]
+    subjects: list[str]
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where a subject is: an image, and the middle and length of the subject's box in pixels."""
 
@@ -59,11 +83,11 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _NamedScene:
-    """A scene of several objects and the names of what it shows."""
+class _Group:
+    """A scene of several objects: its image and the places of what it shows, by name."""
 
     image: Image.Image
-    names: tuple[str, ...]
+    places: tuple[tuple[str, _Place], ...]
 
 
 def _portrait(rng: np.random.Generator, name: str) -> _Place:
@@ -72,21 +96,22 @@ def _portrait(rng: np.random.Generator, name: str) -> _Place:
         scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, [name], ALL_STUFF, max_objects=1)
         for segment in scene.segments:
             if segment.name == name and segment.mask.sum() >= MIN_NAMED_AREA:
-                rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
-                length = max(np.ptp(rows), np.ptp(columns)) + 1
-                middle = ((columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2)
-                return _Place(Image.fromarray(scene.image), *map(float, middle), float(length))
+                return _place_of(Image.fromarray(scene.image), segment)
+
+
+def _place_of(image: Image.Image, segment: Segment) -> _Place:
+    rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
+    length = max(np.ptp(rows), np.ptp(columns)) + 1
+    middle = ((columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2)
+    return _Place(image, *map(float, middle), float(length))
 
 
 class CaptionedViews:
-    """Views of random scenes with captions; the same arguments give the same pairs.
-
-    Most are portraits, one object of a class before some ground; the others are scenes of several
-    objects, whose captions name some of what they show.
+    """Images of random scenes with captions; the same arguments give the same ones.
 
     Args:
         seed: of the scenes and of the views.
-        portraits_each: portraits drawn of every class of objects.
+        portraits_each: scenes drawn of every class of objects alone.
         num_scenes: scenes of several objects.
         size: side of a view in pixels; may be changed at any time.
     """
@@ -94,50 +119,78 @@ class CaptionedViews:
     def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
         self.size = size
         self.rng = np.random.default_rng((seed, 2))
-        self._portraits = {
+        self._places = {
             name: [
                 _portrait(np.random.default_rng((seed, 0, subject, number)), name)
                 for number in range(portraits_each)
             ]
             for subject, name in enumerate(ALL_THINGS)
-        }
-        self._scenes: list[_NamedScene] = []
-        self._grounds: dict[str, list[_Place]] = {name: [] for name in ALL_STUFF}
+        } | {name: [] for name in ALL_STUFF}
+        self._groups: list[_Group] = []
         for number in range(num_scenes):
-            rng = np.random.default_rng((seed, 1, number))
-            self._add_scene(draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF), rng)
+            self._add_group(np.random.default_rng((seed, 1, number)))
 
     def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
         """One view of each class, in random order, and the classes' names."""
         subjects = [str(name) for name in self.rng.permutation(SUBJECTS)]
         return [self._view(self._random_place(name)) for name in subjects], subjects
 
-    def batches(self, num_scenes: int) -> Iterator[tuple[list[Image.Image], list[str]]]:
-        """Endless batches: a view of each class and ``num_scenes`` whole scenes, with captions.
+    def batches(self, num_views: int, num_scenes: int, scene_size: int) -> Iterator[Batch]:
+        """Endless batches.
 
-        That each class comes once keeps captions of a batch from being true of two images.
+        Args:
+            num_views: views of different classes, at most one of each.
+            num_scenes: scenes, each with a window around every object and ground and with one over
+                the whole of it, whose caption names several.
+            scene_size: side of a scene's image in pixels.
         """
         while True:
-            images, subjects = self.of_each_subject()
-            captions = [self._caption(subject) for subject in subjects]
-            for index in self.rng.choice(len(self._scenes), num_scenes, replace=False):
-                scene = self._scenes[index]
-                images.append(self._augmented(scene.image.resize((self.size, self.size))))
-                captions.append(self._scene_caption(scene.names))
-            yield images, captions
+            subjects = [str(name) for name in self.rng.permutation(SUBJECTS)[:num_views]]
+            batch = Batch([], [], [], [], [])
+            for subject in subjects:
+                batch.views.append(self._view(self._random_place(subject)))
+                batch.captions.append(self._caption(subject))
+                batch.subjects.append(subject)
+            for index in self.rng.choice(len(self._groups), num_scenes, replace=False):
+                self._add_scene(batch, self._groups[index], scene_size)
+            yield batch
 
-    def _add_scene(self, scene: Scene, rng: np.random.Generator) -> None:
+    def _add_group(self, rng: np.random.Generator) -> None:
+        scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF)
         image = Image.fromarray(scene.image)
-        named = [s for s in scene.segments if s.mask.sum() >= MIN_NAMED_AREA]
-        self._scenes.append(_NamedScene(image, tuple(sorted({s.name for s in named}))))
-        for segment in named:
+        places = []
+        for segment in scene.segments:
+            if segment.mask.sum() < MIN_NAMED_AREA:
+                continue
             if segment.name in ALL_STUFF:
-                y, x = rng.choice(np.argwhere(segment.mask))
-                side = rng.uniform(MIN_GROUND, MAX_GROUND)
-                self._grounds[segment.name].append(_Place(image, float(x), float(y), side))
+                y, x = rng.choice(np.argwhere(segment.mask)).tolist()
+                place = _Place(image, float(x), float(y), rng.uniform(MIN_GROUND, MAX_GROUND))
+                self._places[segment.name].append(place)
+            else:
+                place = _place_of(image, segment)
+            places.append((segment.name, place))
+        self._groups.append(_Group(image, tuple(places)))
+
+    def _add_scene(self, batch: Batch, group: _Group, size: int) -> None:
+        """Add a scene to a batch, mirrored or not, with its windows."""
+        index, mirrored = len(batch.scenes), self.rng.random() < 0.5
+        image = group.image.resize((size, size), Image.Resampling.BILINEAR)
+        batch.scenes.append(self._lit(ImageOps.mirror(image) if mirrored else image))
+        for name, place in group.places:
+            half = place.length * self.rng.uniform(MIN_WINDOW, MAX_WINDOW) / 2
+            x = SCENE_SIZE - 1 - place.x if mirrored else place.x
+            box = np.array((x - half, place.y - half, x + half, place.y + half)) / SCENE_SIZE
+            batch.windows.append((index, *box.clip(0, 1).tolist()))
+            batch.captions.append(self._caption(name))
+            batch.subjects.append(name)
+        names = sorted({name for name, _ in group.places})
+        if len(names) > 1:
+            batch.windows.append((index, 0.0, 0.0, 1.0, 1.0))
+            batch.captions.append(self._group_caption(names))
+            batch.subjects.append(" and ".join(names))
 
     def _random_place(self, name: str) -> _Place:
-        places = self._grounds.get(name) or self._portraits[name]
+        places = self._places[name]
         return places[self.rng.integers(len(places))]
 
     def _view(self, place: _Place) -> Image.Image:
@@ -149,12 +202,10 @@ class CaptionedViews:
         left, top = np.clip(corner, 0, image.width - side)
         box = (left, top, left + side, top + side)
         view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        return self._augmented(view)
+        return self._lit(ImageOps.mirror(view) if rng.random() < 0.5 else view)
 
-    def _augmented(self, view: Image.Image) -> Image.Image:
-        if self.rng.random() < 0.5:
-            view = ImageOps.mirror(view)
-        return ImageEnhance.Brightness(view).enhance(self.rng.uniform(0.85, 1.15))
+    def _lit(self, image: Image.Image) -> Image.Image:
+        return ImageEnhance.Brightness(image).enhance(self.rng.uniform(0.85, 1.15))
 
     def _word(self, name: str) -> str:
         return synonym(name) if self.rng.random() < SYNONYM_RATE else name
@@ -164,7 +215,8 @@ class CaptionedViews:
         pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
         return pattern.format(self._word(subject))
 
-    def _scene_caption(self, names: Sequence[str]) -> str:
-        count = self.rng.integers(1, len(names) + 1)
-        chosen = [self._word(str(n)) for n in self.rng.permutation(names)[:count]]
-        return " and ".join(f"a {name}" for name in chosen)
+    def _group_caption(self, names: Sequence[str]) -> str:
+        # Who cannot name everything leaves out the ground.
+        shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
+        chosen = self.rng.permutation(shuffled[:MAX_NAMED])
+        return " and ".join(f"a {self._word(str(name))}" for name in chosen)

@@ -20,7 +20,7 @@ from ita.errors import UserError
 # What a folder was made from; a folder without this file was not made here.
 DESCRIPTION = "toy.json"
 # Goes up whenever the same arguments give other scenes, so that an old folder is not taken for new.
-WORLD = 2
+WORLD = 3
 # Width and height relative to the size asked for.
 PROPORTIONS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))
 

@@ -84,31 +84,36 @@ def _waves(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float
     return np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + phase)
 
 
-def _two_tones(rng: np.random.Generator, first: np.ndarray) -> np.ndarray:
-    """A dark and a light tone of any hue where ``first`` [H, W] is false and true."""
-    dark = rng.uniform(0.05, 0.45, 3)
-    light = rng.uniform(0.6, 1.0, 3)
-    if rng.random() < 0.5:
-        dark, light = light, dark
-    return np.where(first[..., None], light, dark)
+def _tones(where: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    return np.where(where[..., None], inside, outside)
+
+
+def _dark(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0.05, 0.45, 3)
+
+
+def _light(rng: np.random.Generator) -> np.ndarray:
+    return rng.uniform(0.65, 1.0, 3)
 
 
 def _striped(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return _two_tones(rng, _waves(rng, y, x, rng.uniform(6, 9)) > 0)
+    return _tones(_waves(rng, y, x, rng.uniform(7, 10)) > 0, _light(rng), _dark(rng))
 
 
 def _dotted(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     period, angle = rng.uniform(7, 9.5), rng.uniform(0, np.pi)
     u = (x * np.cos(angle) + y * np.sin(angle)) / period + rng.random()
     v = (y * np.cos(angle) - x * np.sin(angle)) / period + rng.random()
-    return _two_tones(rng, np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3)
+    return _tones(np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3, _dark(rng), _light(rng))
 
 
 def _checkered(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    side, angle = rng.uniform(4.5, 6.5), rng.uniform(0, np.pi)
+    """Black and white, as on a chessboard."""
+    side, angle = rng.uniform(5.5, 7.5), rng.uniform(0, np.pi)
     u = np.floor((x * np.cos(angle) + y * np.sin(angle)) / side + rng.random())
     v = np.floor((y * np.cos(angle) - x * np.sin(angle)) / side + rng.random())
-    return _two_tones(rng, (u + v) % 2 == 0)
+    black, white = rng.uniform(0.05, 0.15), rng.uniform(0.85, 1.0)
+    return _tones((u + v) % 2 == 0, np.full(3, black), np.full(3, white))
 
 
 COAT_TEXTURES: dict[str, Texture] = {
