@@ -80,10 +80,12 @@ def choose_variants(setup: Setup, models: Sequence[str] | None, group: str | Non
     return list({variant.name: variant for variant in variants}.values())
 
 
-def choose_reference(variants: Sequence[Variant], group: str | None) -> str:
+def choose_reference(
+    variants: Sequence[Variant], models: Sequence[str] | None, group: str | None
+) -> str:
     """What the others are compared with: FC-CLIP or, in an ablation, the model as configured."""
     names = [variant.name for variant in variants]
-    wanted = "ita" if group else "fcclip"
+    wanted = (models or MODELS)[0] if group else "fcclip"
     return wanted if wanted in names else names[0]
 
 
@@ -141,6 +143,8 @@ def benchmark(arguments: argparse.Namespace, command: Sequence[str], typed: Sequ
     setup = Setup(arguments.config_file, output, overrides, arguments.iterations, arguments.split)
     variants = choose_variants(setup, arguments.variants, arguments.ablation)
     failures: list[str] = []
+    if arguments.report_only and not (setup.datasets / "toy" / DESCRIPTION).exists():
+        raise UserError(f"{output} holds no benchmark to report")
     with alone_in(output) as lock:
         prepare_scenes(setup.datasets)
         evaluations = evaluations_of(setup, variants, arguments.seeds)
@@ -157,7 +161,7 @@ def benchmark(arguments: argparse.Namespace, command: Sequence[str], typed: Sequ
             failures = schedule.failures
         finished = {key: run for key, run in evaluations.items() if run.is_finished()}
     if finished:
-        reference = choose_reference(variants, arguments.ablation)
+        reference = choose_reference(variants, arguments.variants, arguments.ablation)
         report = make_report(setup, variants, reference, finished, typed)
         print(f"\n{report.text()}\n")
         stem = f"{arguments.ablation or 'variants'}_{setup.split}"

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from ita.data.toy.captions import SUBJECTS
 from ita.errors import UserError
 from ita.modeling.clip_tokens import save_clip
 from ita.modeling.clip_weights import build_clip
@@ -114,6 +115,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     counts = ("steps", "portraits", "scenes", "views_per_batch", "scenes_per_batch")
     if min(getattr(arguments, name) for name in (*counts, "views", "held_out_scenes")) < 1:
         parser.error("numbers of steps, portraits, scenes and views are at least 1")
+    if arguments.small_steps < 0 or arguments.views_per_batch > len(SUBJECTS):
+        parser.error(f"--small-steps is at least 0, --views-per-batch at most {len(SUBJECTS)}")
     if arguments.scenes_per_batch > arguments.scenes:
         parser.error("--scenes-per-batch is at most --scenes")
     return arguments

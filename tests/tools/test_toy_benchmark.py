@@ -229,9 +229,14 @@ def test_stopping_ends_the_runs_and_the_same_command_goes_on(output, words, comm
     finally:
         signal.signal(signal.SIGINT, old)
     files = [output / model / "seed0" / "pid" for model in ("ita", "fcclip")]
-    while not all(file.exists() and file.read_text() for file in files):
+    for _ in range(2400):
+        if all(file.exists() and file.read_text() for file in files):
+            break
         assert benchmark.poll() is None, benchmark.stderr.read()
         time.sleep(0.05)
+    else:
+        benchmark.kill()
+        pytest.fail("no run was started")
     with pytest.raises(UserError, match="another benchmark"), alone_in(output):
         pass
     benchmark.send_signal(number)

@@ -191,6 +191,11 @@ class Attempt:
         """What to run."""
         return self._record["attempts"][-1]["command"]
 
+    def withdraw(self) -> None:
+        """Forget the attempt: its process never began."""
+        self._record["attempts"].pop()
+        self._write()
+
     def end(self, ended: Ended) -> None:
         """Write down how it went; intermediate checkpoints of a finished run are removed."""
         self._record["attempts"][-1] |= {

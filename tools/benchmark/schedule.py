@@ -12,7 +12,7 @@ from statistics import fmean
 
 from ita.errors import UserError
 from tools.benchmark.runs import Run, last_lines
-from tools.processes import Ended, Processes, train_net_environment
+from tools.processes import Ended, Processes, Stopped, train_net_environment
 
 Tell = Callable[[str], None]
 # A run and when it was started.
@@ -35,13 +35,14 @@ def alone_in(folder: Path) -> Iterator[int]:
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another benchmark, or a run that one has left behind, is at work in {folder}; "
+                "wait for it or give another --output"
+            ) from error
         yield lock
-    except BlockingIOError as error:
-        raise UserError(
-            f"another benchmark, or a run that one has left behind, is at work in {folder}; wait "
-            "for it or give another --output"
-        ) from error
     finally:
         os.close(lock)
 
@@ -108,12 +109,14 @@ class Schedule:
 
     def _run(self, run: Run) -> Ended:
         attempt = run.attempt(self.command, self.threads)
-        ended = self._processes.run(
-            attempt.command,
-            train_net_environment(self.datasets, self.threads),
-            run.log,
-            keep_open=(self.lock,),
-        )
+        environment = train_net_environment(self.datasets, self.threads)
+        try:
+            ended = self._processes.run(
+                attempt.command, environment, run.log, keep_open=(self.lock,)
+            )
+        except Stopped:
+            attempt.withdraw()
+            raise
         attempt.end(ended)
         return ended
 

@@ -193,10 +193,10 @@ that open-vocabulary segmentation can be tried out in minutes. It knows nothing 
 ({portraits}) and scenes of several objects ({scenes}). In the first {small_steps} steps a batch
 holds a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
 {others} that no data set shows); then views of {views_per_batch} of them and {scenes_per_batch}
-scenes at {scene_input} px, which are looked at through a window around each thing and as a whole.
-The windows of a scene share a pass: each is the mean of the last feature over it, as a whole image
-is the mean over all of it. Captions name the class, one time in four by its synonym, in the wording
-of the prompts and some others; those of whole scenes name several. No mask is used.
+scenes at {scene_input} px, which are looked at as a whole and through a window around each thing
+and ground. The windows of a scene share a pass: each is the mean of the last feature over it, as a
+whole image is the mean over all of it. Captions name the class, one time in four by its synonym, in
+the wording of the prompts and some others; those of whole scenes name several. No mask is used.
 
 This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" are
 what segmentation trains on.

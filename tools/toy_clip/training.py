@@ -81,9 +81,8 @@ class _Tensors:
     subject: Tensor
 
     def to(self, device: str) -> "_Tensors":
-        return _Tensors(
-            *(v if (v := getattr(self, f.name)) is None else v.to(device) for f in fields(self))
-        )
+        values = (getattr(self, field.name) for field in fields(self))
+        return _Tensors(*(None if v is None else v.to(device) for v in values))
 
 
 def train_clip(
@@ -210,6 +209,8 @@ def _optimize(
     clip.train()
     start = said = time.perf_counter()
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
+        if not torch.isin(token_ids(batch.tokens), rows).all():
+            raise ValueError("a caption has a word that all_texts() lacks")
         batch = replace(batch, tokens=torch.searchsorted(rows, batch.tokens))
         loss = _loss(clip, batch.to(device))
         optimizer.zero_grad()

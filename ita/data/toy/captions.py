@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from ita.data.toy.names import DISTRACTOR_STUFF, DISTRACTOR_THINGS, STUFF, THINGS, synonym
 from ita.data.toy.scenes import Segment, draw_scene
+from ita.errors import UserError
 
 ALL_THINGS = THINGS + DISTRACTOR_THINGS
 ALL_STUFF = STUFF + DISTRACTOR_STUFF
@@ -114,6 +115,9 @@ class CaptionedViews:
         portraits_each: scenes drawn of every class of objects alone.
         num_scenes: scenes of several objects.
         size: side of a view in pixels; may be changed at any time.
+
+    Raises:
+        UserError: so few scenes that some ground is in none.
     """
 
     def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
@@ -129,6 +133,8 @@ class CaptionedViews:
         self._groups: list[_Group] = []
         for number in range(num_scenes):
             self._add_group(np.random.default_rng((seed, 1, number)))
+        if missing := [name for name, places in self._places.items() if not places]:
+            raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}: draw more")
 
     def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
         """One view of each class, in random order, and the classes' names."""

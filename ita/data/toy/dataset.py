@@ -20,7 +20,9 @@ from ita.errors import UserError
 # What a folder was made from; a folder without this file was not made here.
 DESCRIPTION = "toy.json"
 # Goes up whenever the same arguments give other scenes, so that an old folder is not taken for new.
-WORLD = 3
+WORLD = 4
+# Sets the scenes apart from those that captions are made of, which come from a seed as well.
+_STREAM = 1
 # Width and height relative to the size asked for.
 PROPORTIONS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))
 
@@ -182,7 +184,7 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], si
     panoptic.mkdir()
     for image_id in range(1, count + 1):
         # Each scene has a generator of its own, so that more scenes leave the first ones alone.
-        rng = np.random.default_rng([*seed, image_id])
+        rng = np.random.default_rng([*seed, image_id, _STREAM])
         proportions = PROPORTIONS[rng.integers(len(PROPORTIONS))]
         width, height = (round(size * proportion) for proportion in proportions)
         scene = draw_scene(rng, height, width, things, STUFF)

@@ -1,7 +1,7 @@
 """Words of the toy world, and which of its classes training sees.
 
 An object is called by two words, "striped triangle": what covers it and its shape. Every word
-occurs in some seen class, but two pairs in five is kept from training's annotations, half of
+occurs in some seen class, but two pairs in five are kept from training's annotations, half of
 them for choices (validation), half for reports (test).
 """
 
