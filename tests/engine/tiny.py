@@ -4,12 +4,11 @@ import itertools
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CONFIG = REPOSITORY / "configs" / "toy" / "ita_tiny.yaml"
+CONFIG = REPOSITORY / "configs" / "toy" / "ita_tiny_random.yaml"
 OVERRIDES = {
     "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(CONFIG.parent / "clip" / "open_clip_config.json"),
     "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
     "MODEL.ITA.NUM_DOMINANT": 4,
-    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": True,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
