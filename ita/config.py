@@ -203,7 +203,7 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(f"overrides are pairs of KEY VALUE, but {overrides[-1]} has no value")
     cfg = get_cfg()
     add_ita_config(cfg)
-    _merge(cfg, _flatten(_read_yaml(path)), str(path))
+    _merge(cfg, flatten(_read_yaml(path)), str(path))
     _merge(cfg, zip(overrides[::2], overrides[1::2], strict=True), "the command line")
     validate_config(cfg)
     return cfg
@@ -224,17 +224,18 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys as dotted ones, each with its value."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
     """Merge (dotted key, value) pairs, with an error that names the key and the nearest one."""
-    known = dict(_flatten(cfg))
+    known = dict(flatten(cfg))
     for key, value in items:
         value = CfgNode._decode_cfg_value(value)
         if key in ANCESTOR_KEYS:

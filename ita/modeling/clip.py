@@ -274,24 +274,29 @@ class FrozenCLIP(Backbone):
         return torch.cat(batches).float()[order.argsort().to(self.device)]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Token ids [N, context] to features [N, D].
-
-        The text transformer is causal and pools at the end-of-text token, so what stands behind
-        the longest text changes nothing: class names need a fifth of the 77 positions.
-        """
+        """Token ids [N, context] to features [N, D]."""
         tokens, clip = tokens.to(self.device), self.clip
         if not (isinstance(clip, open_clip.CLIP) and clip.text_pool_type == "argmax"):
             return clip.encode_text(tokens)
-        length = int(tokens.argmax(dim=-1).max()) + 1
-        tokens = tokens[:, :length]
-        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
-        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-        x = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
-        projection = clip.text_projection
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+        return encode_tokens(clip, tokens)
 
     def _text_width(self) -> int:
         return self.encode_text([""]).shape[-1]
+
+
+def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """Token ids [N, context] to features [N, D] by a causal text transformer.
+
+    It pools at the end-of-text token, the greatest id, so what stands behind the longest text
+    changes nothing: class names need a fifth of the 77 positions.
+    """
+    length = int(tokens.argmax(dim=-1).max()) + 1
+    tokens = tokens[:, :length]
+    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
+    projection = clip.text_projection
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
 def _image_tower(visual: nn.Module) -> ImageTower:

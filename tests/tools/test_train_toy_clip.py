@@ -203,3 +203,4 @@ def test_the_weights_that_ship_know_the_world():
     assert accuracy["86 names"]["all pairs"] >= 80
     regions = measure_scenes(text, held_out_scenes(20))
     assert regions.recognized.mean() > 0.5
+    assert by_group(regions.classes, regions.recognized)["all pairs"] > 35

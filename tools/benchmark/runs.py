@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ita.config import load_config
+from ita.config import flatten, load_config
 from ita.data.toy.dataset import DESCRIPTION
 from ita.errors import UserError
 from ita.evaluation.files import write_atomically
@@ -317,15 +317,7 @@ def _git(*arguments: str) -> str | None:
 def _settings(setup: Setup, variant: Variant, seed: int) -> dict[str, Any]:
     """A run's config by dotted keys, as JSON gives it back."""
     cfg = load_config(setup.config_file, setup.keys_of(variant, seed))
-    return dict(_flatten(json.loads(json.dumps(yaml.safe_load(cfg.dump())))))
-
-
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return dict(flatten(json.loads(json.dumps(yaml.safe_load(cfg.dump())))))
 
 
 def _made_from(setup: Setup, variant: Variant) -> dict[str, Any]:

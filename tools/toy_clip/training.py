@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from ita.data.toy.captions import SUBJECTS, Batch, CaptionedViews, all_texts
-from ita.modeling.clip import DENSE, STRIDES, ConvNeXtTower
+from ita.modeling.clip import DENSE, STRIDES, ConvNeXtTower, encode_tokens
 from ita.modeling.clip_tokens import token_ids
 
 logger = logging.getLogger(__name__)
@@ -251,24 +251,12 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
         dense = tower.stages(tower.stem(normalized(batch.scenes)))[DENSE]
         windows = tower.embed_area(dense[batch.scene_of], batch.windows)
         image = torch.cat([image, windows])
-    text = _encode_text(clip, batch.tokens)
+    text = encode_tokens(clip, batch.tokens)
     cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     logits = clip.logit_scale.exp() * cosine
     right = (batch.subject[:, None] == batch.subject).float()
     right = right / right.sum(dim=1, keepdim=True)
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-
-
-def _encode_text(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """Text features [N, D] of tokens [N, context].
-
-    The text transformer is causal: nothing behind the end of the longest caption counts.
-    """
-    ends = tokens.argmax(dim=-1)
-    length = int(ends.max()) + 1
-    text = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
-    text = clip.ln_final(clip.transformer(text, attn_mask=clip.attn_mask[:length, :length]))
-    return text[torch.arange(len(text)), ends] @ clip.text_projection
 
 
 def _optimizer(clip: nn.Module, lr: float) -> torch.optim.Optimizer:
