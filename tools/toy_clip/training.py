@@ -17,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ita.data.toy.captions import SUBJECTS, Batch, CaptionedViews, all_texts
+from ita.data.toy.captions import SCENE_SIZE, SUBJECTS, Batch, CaptionedViews, all_texts
 from ita.modeling.clip import DENSE, STRIDES, ConvNeXtTower, encode_tokens
 from ita.modeling.clip_tokens import token_ids
+from tools.toy_clip.measuring import ENLARGED
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = 100.0
 # timm starts a block's part at a millionth, for the sake of deep networks. Here are nine blocks.
 LAYER_SCALE = 0.5
-# Side in pixels of scenes of several objects: twice the data set's, as the segmenter sees them.
-SCENE_INPUT = 288
+# Side in pixels of scenes of several objects, enlarged as the segmenter sees them.
+SCENE_INPUT = ENLARGED * SCENE_SIZE
 SECONDS_BETWEEN_MESSAGES = 10.0
 
 
