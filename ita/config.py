@@ -238,7 +238,8 @@ def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
     known = dict(flatten(cfg))
     for key, value in items:
         value = CfgNode._decode_cfg_value(value)
-        if key in ANCESTOR_KEYS:
+        # A run's own config.yaml has Detectron2's default of every key.
+        if key in ANCESTOR_KEYS and value != known.get(key):
             _check_ancestor_key(key, value, source)
             continue
         if key not in known:

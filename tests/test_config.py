@@ -8,6 +8,7 @@ from ita.config import ANCESTOR_KEYS, load_config
 from ita.errors import UserError
 
 TRAIN = "DATASETS:\n  TRAIN: ('toy_train',)\n"
+ITA_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
 
 
 @pytest.fixture
@@ -212,3 +213,12 @@ def test_what_the_code_fixes_cannot_be_set_otherwise(key, only, write):
     other = {bool: not only, int: 2, float: 0.5, str: "other", list: ["res5"]}[type(only)]
     said = problem(write(TRAIN), [key, repr(other)])
     assert f"{key} in the command line can only be {only!r} here" in said
+
+
+def test_a_runs_own_config_can_be_read_again(write):
+    """As a run writes it: every key there is."""
+    cfg = load_config(ITA_CONFIG)
+    again = load_config(write(cfg.dump()))
+    parts = ("ITA", "FC_CLIP", "MASK_FORMER", "SEM_SEG_HEAD")
+    assert all(again.MODEL[part] == cfg.MODEL[part] for part in parts)
+    assert all(again[part] == cfg[part] for part in ("DATASETS", "INPUT", "SOLVER", "TEST"))
