@@ -92,15 +92,15 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", type=Path, default=DEFAULT_OUTPUT, help="folder (default: %(default)s)")
     add("--seed", type=int, default=0, help="another seed gives other weights")
-    add("--steps", type=int, default=5000, help="optimizer steps (default: %(default)s)")
+    add("--steps", type=int, default=7500, help="optimizer steps (default: %(default)s)")
     add(
         "--small-steps",
         type=int,
-        default=3000,
+        default=3500,
         help="of them at half the side (default: %(default)s)",
     )
-    add("--portraits", type=int, default=40, help="of each object class (default: %(default)s)")
-    add("--scenes", type=int, default=1500, help="of several objects (default: %(default)s)")
+    add("--portraits", type=int, default=120, help="of each object class (default: %(default)s)")
+    add("--scenes", type=int, default=4000, help="of several objects (default: %(default)s)")
     add("--views-per-batch", type=int, default=64, help="beside scenes (default: %(default)s)")
     add("--scenes-per-batch", type=int, default=24, help="default: %(default)s")
     add("--lr", type=float, default=2e-3, help="greatest learning rate (default: %(default)s)")

@@ -28,6 +28,8 @@ WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = 100.0
+# A logit that has no part in a softmax, yet is finite: times a target of 0 it is 0.
+NEVER = -1e4
 # timm starts a block's part at a millionth, for the sake of deep networks. Here are nine blocks.
 LAYER_SCALE = 0.5
 # Side in pixels of scenes of several objects, enlarged as the segmenter sees them.
@@ -71,7 +73,8 @@ class _Tensors:
         scene_of: [N - V] the scene that a window is in.
         windows: [N - V, h, w] how much of each cell of the dense feature is in a window; sums to 1.
         tokens: [N, context].
-        subject: [N] a number for each subject.
+        named: bool [N, C], the classes that a caption names.
+        shown: bool [N, C], those that its image or window shows.
     """
 
     views: Tensor
@@ -79,7 +82,8 @@ class _Tensors:
     scene_of: Tensor
     windows: Tensor
     tokens: Tensor
-    subject: Tensor
+    named: Tensor
+    shown: Tensor
 
     def to(self, device: str) -> "_Tensors":
         values = (getattr(self, field.name) for field in fields(self))
@@ -145,7 +149,6 @@ class _Batches(IterableDataset):
             yield self._tensors(batch)
 
     def _tensors(self, batch: Batch) -> _Tensors:
-        numbers = {subject: i for i, subject in enumerate(dict.fromkeys(batch.subjects))}
         windows = torch.tensor(batch.windows).view(-1, 5)
         return _Tensors(
             views=_pixels(batch.views),
@@ -153,8 +156,13 @@ class _Batches(IterableDataset):
             scene_of=windows[:, 0].long(),
             windows=cell_weights(windows[:, 1:], SCENE_INPUT // STRIDES["res5"]),
             tokens=self.tokenizer(batch.captions),
-            subject=torch.tensor([numbers[subject] for subject in batch.subjects]),
+            named=_members(batch.named),
+            shown=_members(batch.shown),
         )
+
+
+def _members(sets: Sequence[frozenset[str]]) -> Tensor:
+    return torch.tensor([[subject in names for subject in SUBJECTS] for names in sets])
 
 
 def _pixels(images: Sequence[Image.Image]) -> Tensor:
@@ -240,11 +248,10 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
-    """CLIP's: each image finds its caption in the batch, each caption its image.
+    """CLIP's: each image finds its captions in the batch, each caption its image.
 
     A scene is encoded once for all its windows: a window's embedding is that of the mean of the
-    dense feature over it, as a whole image's is that of the mean over all of it. Captions of the
-    same subject are right for each other's images.
+    dense feature over it, as a whole image's is that of the mean over all of it.
     """
     image = clip.encode_image(normalized(batch.views))
     if batch.scenes is not None:
@@ -255,9 +262,33 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
     text = encode_tokens(clip, batch.tokens)
     cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
     logits = clip.logit_scale.exp() * cosine
-    right = (batch.subject[:, None] == batch.subject).float()
-    right = right / right.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+    true, best = agreement(batch.named, batch.shown)
+    to_captions = F.cross_entropy(logits, _shares(true))
+    # A caption looks for the images that it fits best: a scene of which it tells a part is neither
+    # right nor wrong.
+    rivals = logits.masked_fill(true & ~best, NEVER).T
+    return (to_captions + F.cross_entropy(rivals, _shares(best.T))) / 2
+
+
+def agreement(named: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Which captions are true of which images.
+
+    Args:
+        named: bool [N, C], the classes that each caption names.
+        shown: bool [N, C], the classes that its image shows.
+
+    Returns:
+        Bool [N, N], whether caption j is true of image i: the image shows all that it names; and
+        whether it is also the best of image i: its own, or it leaves nothing out.
+    """
+    absent = (~shown).float() @ named.float().T
+    untold = shown.float() @ (~named).float().T
+    own = torch.eye(len(named), dtype=torch.bool, device=named.device)
+    return absent == 0, (absent == 0) & ((untold == 0) | own)
+
+
+def _shares(right: Tensor) -> Tensor:
+    return right / right.sum(dim=1, keepdim=True)
 
 
 def _optimizer(clip: nn.Module, lr: float) -> torch.optim.Optimizer:

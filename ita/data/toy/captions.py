@@ -5,7 +5,7 @@ nothing of where in the image a thing is.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -20,12 +20,14 @@ SUBJECTS = ALL_THINGS + ALL_STUFF
 SCENE_SIZE = 144
 # Greatest side of a view in lengths of its subject's bounding box.
 MAX_CONTEXT = 1.8
-# Length in pixels of the part of a ground that is a view's subject.
-MIN_GROUND, MAX_GROUND = 24, 48
+# Length in pixels of the part of a ground that is a view's subject, and of how many random ones the
+# one with the most of that ground in it is taken.
+MIN_GROUND, MAX_GROUND = 24, 44
+GROUND_CANDIDATES = 16
 # A segment that nobody would name is smaller than this, in pixels.
 MIN_NAMED_AREA = 150
 # Side of a window around an object or ground in a scene, in lengths of it.
-MIN_WINDOW, MAX_WINDOW = 0.8, 1.3
+MIN_WINDOW, MAX_WINDOW = 0.6, 1.3
 # Names in a caption of a whole scene.
 MAX_NAMED = 5
 SYNONYM_RATE = 0.25
@@ -45,11 +47,15 @@ PATTERNS = (
     "other things and a {}",
 )
 SIZES = ("small", "medium", "large")
+# First word of every random seed here: no data set's scenes are among these.
+_STREAM = 0xC11B
 
 
 def all_texts() -> Iterator[str]:
     """Texts with every word that a caption can have."""
-    yield from (pattern.replace("SIZE", size) for pattern in PATTERNS for size in SIZES)
+    anything = SUBJECTS[0]
+    for pattern in PATTERNS:
+        yield from (pattern.replace("SIZE", size).format(anything) for size in SIZES)
     yield from (text for name in SUBJECTS for text in (name, f"a {synonym(name)} and"))
 
 
@@ -63,14 +69,16 @@ class Batch:
         windows: parts of scenes that have a caption: (scene, left, top, right, bottom), lengths in
             sides of the image.
         captions: of the views, then of the windows.
-        subjects: what each caption is about; captions of one subject are true of each other.
+        named: the classes in each caption.
+        shown: the classes in what it is the caption of: the same, but of a whole scene maybe more.
     """
 
-    views: list[Image.Image]
-    scenes: list[Image.Image]
-    windows: list[tuple[int, float, float, float, float]]
-    captions: list[str]
-    subjects: list[str]
+    views: list[Image.Image] = field(default_factory=list)
+    scenes: list[Image.Image] = field(default_factory=list)
+    windows: list[tuple[int, float, float, float, float]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    named: list[frozenset[str]] = field(default_factory=list)
+    shown: list[frozenset[str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,19 @@ def _place_of(image: Image.Image, segment: Segment) -> _Place:
     return _Place(image, *map(float, middle), float(length))
 
 
+def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> _Place:
+    """Where mostly this ground is."""
+    length = rng.uniform(MIN_GROUND, MAX_GROUND)
+    reach = round(length / 2)
+
+    def share(middle: np.ndarray) -> float:
+        top, left = np.maximum(middle - reach, 0)
+        return mask[top : middle[0] + reach + 1, left : middle[1] + reach + 1].mean()
+
+    y, x = max(rng.choice(np.argwhere(mask), GROUND_CANDIDATES), key=share)
+    return _Place(image, float(x), float(y), length)
+
+
 class CaptionedViews:
     """Images of random scenes with captions; the same arguments give the same ones.
 
@@ -122,17 +143,17 @@ class CaptionedViews:
 
     def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
         self.size = size
-        self.rng = np.random.default_rng((seed, 2))
+        self.rng = np.random.default_rng((_STREAM, seed, 2))
         self._places = {
             name: [
-                _portrait(np.random.default_rng((seed, 0, subject, number)), name)
+                _portrait(np.random.default_rng((_STREAM, seed, 0, subject, number)), name)
                 for number in range(portraits_each)
             ]
             for subject, name in enumerate(ALL_THINGS)
         } | {name: [] for name in ALL_STUFF}
         self._groups: list[_Group] = []
         for number in range(num_scenes):
-            self._add_group(np.random.default_rng((seed, 1, number)))
+            self._add_group(np.random.default_rng((_STREAM, seed, 1, number)))
         if missing := [name for name, places in self._places.items() if not places]:
             raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}: draw more")
 
@@ -152,11 +173,10 @@ class CaptionedViews:
         """
         while True:
             subjects = [str(name) for name in self.rng.permutation(SUBJECTS)[:num_views]]
-            batch = Batch([], [], [], [], [])
+            batch = Batch()
             for subject in subjects:
                 batch.views.append(self._view(self._random_place(subject)))
-                batch.captions.append(self._caption(subject))
-                batch.subjects.append(subject)
+                self._describe(batch, subject)
             for index in self.rng.choice(len(self._groups), num_scenes, replace=False):
                 self._add_scene(batch, self._groups[index], scene_size)
             yield batch
@@ -169,8 +189,7 @@ class CaptionedViews:
             if segment.mask.sum() < MIN_NAMED_AREA:
                 continue
             if segment.name in ALL_STUFF:
-                y, x = rng.choice(np.argwhere(segment.mask)).tolist()
-                place = _Place(image, float(x), float(y), rng.uniform(MIN_GROUND, MAX_GROUND))
+                place = _ground_place(rng, image, segment.mask)
                 self._places[segment.name].append(place)
             else:
                 place = _place_of(image, segment)
@@ -187,13 +206,14 @@ class CaptionedViews:
             x = SCENE_SIZE - 1 - place.x if mirrored else place.x
             box = np.array((x - half, place.y - half, x + half, place.y + half)) / SCENE_SIZE
             batch.windows.append((index, *box.clip(0, 1).tolist()))
-            batch.captions.append(self._caption(name))
-            batch.subjects.append(name)
-        names = sorted({name for name, _ in group.places})
-        if len(names) > 1:
+            self._describe(batch, name)
+        shown = sorted({name for name, _ in group.places})
+        if len(shown) > 1:
+            named = self._some(shown)
             batch.windows.append((index, 0.0, 0.0, 1.0, 1.0))
-            batch.captions.append(self._group_caption(names))
-            batch.subjects.append(" and ".join(names))
+            batch.captions.append(" and ".join(f"a {self._word(name)}" for name in named))
+            batch.named.append(frozenset(named))
+            batch.shown.append(frozenset(shown))
 
     def _random_place(self, name: str) -> _Place:
         places = self._places[name]
@@ -216,13 +236,16 @@ class CaptionedViews:
     def _word(self, name: str) -> str:
         return synonym(name) if self.rng.random() < SYNONYM_RATE else name
 
-    def _caption(self, subject: str) -> str:
+    def _describe(self, batch: Batch, subject: str) -> None:
+        """Add a caption that names one class."""
         pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
         pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
-        return pattern.format(self._word(subject))
+        batch.captions.append(pattern.format(self._word(subject)))
+        batch.named.append(frozenset((subject,)))
+        batch.shown.append(frozenset((subject,)))
 
-    def _group_caption(self, names: Sequence[str]) -> str:
+    def _some(self, names: Sequence[str]) -> list[str]:
+        """As many as a caption has, in random order."""
         # Who cannot name everything leaves out the ground.
         shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
-        chosen = self.rng.permutation(shuffled[:MAX_NAMED])
-        return " and ".join(f"a {self._word(str(name))}" for name in chosen)
+        return [str(name) for name in self.rng.permutation(shuffled[:MAX_NAMED])]
