@@ -92,6 +92,7 @@ def _criterion(cfg: CfgNode) -> SetCriterion:
         class_weight=masks.CLASS_WEIGHT,
         mask_weight=masks.MASK_WEIGHT,
         dice_weight=masks.DICE_WEIGHT,
+        dominant_weight=cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT,
         num_points=masks.TRAIN_NUM_POINTS,
     )
     weights = {

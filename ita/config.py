@@ -104,6 +104,9 @@ def _add_dominant_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ITA.NAME_TABLE = ""
     # Learning rate of the map from text features to queries, relative to SOLVER.BASE_LR.
     cfg.MODEL.ITA.PROJECTION_LR_MULTIPLIER = 0.1
+    # What a text query costs less than others when it is matched with targets of its own class, so
+    # that it learns to find its class; 0 (the paper's way): nothing.
+    cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT = 0.0
     # Self-attention between queries after cross-attention (Mask2Former, FC-CLIP: on).
     cfg.MODEL.ITA.SELF_ATTENTION = False
 

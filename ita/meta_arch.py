@@ -179,17 +179,19 @@ class ITA(nn.Module):
         features = self.backbone(images.tensor)
         classifier = self._classifier()
         dominant = self._rank_dominant(batched_inputs, features)
-        queries = None if dominant is None else self.dominant(dominant, self.vocabulary.candidates)
+        queries = classes = None
+        if dominant is not None:
+            queries = self.dominant(dominant, self.vocabulary.candidates)
+            classes = self.vocabulary.candidates.class_index[dominant]
         pixel = self.pixel_decoder(features)
         predictions = self.decoder(pixel.levels, pixel.mask_features, classifier, queries)
         if self.training:
-            return self.criterion(predictions, self._targets(batched_inputs, images))
+            return self.criterion(predictions, self._targets(batched_inputs, images), classes)
         with torch.autocast(self.device.type, enabled=False):
             results = self._segment(
                 batched_inputs, images, features[DENSE], classifier, predictions[-1]
             )
-        if dominant is not None:
-            classes = self.vocabulary.candidates.class_index[dominant]
+        if classes is not None:
             for result, dominant_classes in zip(results, classes, strict=True):
                 result["dominant_classes"] = dominant_classes
         return results

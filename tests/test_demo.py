@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 240
 SCENES = 40
 # mIoU measured with these numbers and seed 0.
-MEASURED = {"seen": 35.4, "unseen": 54.2}
+MEASURED = {"seen": 61.0, "unseen": 64.5}
 
 
 def run(*arguments: str, **environment: str) -> str:

@@ -420,7 +420,7 @@ def test_targets_are_padded_like_the_images(make_ita):
     model.criterion.register_forward_hook(lambda _, args, __: seen.update(args=args))
     records = [make_record(33, 90), make_record(64, 40, targets=0)]
     model(records)
-    predictions, targets = seen["args"]
+    predictions, targets, _ = seen["args"]
     assert predictions[0].mask_logits.shape[-2:] == (16, 24)
     for target, record in zip(targets, records, strict=True):
         truth = record["instances"]

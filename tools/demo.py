@@ -82,7 +82,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to fill")
-    parser.add_argument("--iterations", type=int, default=800, help="training steps in all")
+    parser.add_argument("--iterations", type=int, default=1200, help="training steps in all")
     parser.add_argument("--test", type=int, default=100, help="test scenes")
     arguments = parser.parse_args()
     try:

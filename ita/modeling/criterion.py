@@ -52,16 +52,22 @@ class SetCriterion(nn.Module):
         self.deep_supervision = deep_supervision
 
     def forward(
-        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        dominant_classes: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Weighted losses, to be summed; see :meth:`unweighted`."""
         return {
             name: loss * self.weights["_".join(name.split("_")[:2])]
-            for name, loss in self.unweighted(predictions, targets).items()
+            for name, loss in self.unweighted(predictions, targets, dominant_classes).items()
         }
 
     def unweighted(
-        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        dominant_classes: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses in float32 before weights.
 
@@ -71,6 +77,7 @@ class SetCriterion(nn.Module):
         Args:
             predictions: of the initial queries and of every layer, the last one last.
             targets: one per image.
+            dominant_classes: as the matcher takes them.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and the same with
@@ -78,7 +85,7 @@ class SetCriterion(nn.Module):
         """
         if not self.deep_supervision:
             predictions = predictions[-1:]
-        matches = self.matcher(predictions, targets)
+        matches = self.matcher(predictions, targets, dominant_classes)
         num_queries = predictions[-1].class_logits.shape[1]
         class_norm, mask_norm = self._normalizers(targets, num_queries)
         losses = {}

@@ -53,6 +53,7 @@ class HungarianMatcher(nn.Module):
         class_weight: weight of the negative probability of the target's class.
         mask_weight: weight of binary cross-entropy, a mean over points.
         dice_weight: weight of the dice loss.
+        dominant_weight: what a dominant category's query costs less for targets of that class.
         num_points: points per mask.
         point_source: where points come from.
     """
@@ -63,6 +64,7 @@ class HungarianMatcher(nn.Module):
         class_weight: float = 2.0,
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
+        dominant_weight: float = 0.0,
         num_points: int = 12544,
         point_source: PointSource = uniform_points,
     ) -> None:
@@ -72,13 +74,23 @@ class HungarianMatcher(nn.Module):
             mask_weight,
             dice_weight,
         )
+        self.dominant_weight = dominant_weight
         self.num_points, self.point_source = num_points, point_source
 
     @torch.no_grad()
     def forward(
-        self, predictions: Sequence[Prediction], targets: Sequence[Target]
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        dominant_classes: Tensor | None = None,
     ) -> list[list[Match]]:
         """Match every prediction with every image's targets, in float32.
+
+        Args:
+            predictions: of Q queries each.
+            targets: one per image, of B.
+            dominant_classes: int64 [B, K'], the class of each of the first K' queries, which are
+                dominant categories; -1: none. None: there are no such queries.
 
         Returns:
             For each prediction, for each image, its match; min(Q, M) pairs, by query index.
@@ -86,7 +98,7 @@ class HungarianMatcher(nn.Module):
         device = predictions[0].class_logits.device
         with torch.autocast(device.type, enabled=False):
             costs = [
-                self._cost(prediction, image, target)
+                self._cost(prediction, image, target, dominant_classes)
                 for prediction in predictions
                 for image, target in enumerate(targets)
             ]
@@ -100,18 +112,28 @@ class HungarianMatcher(nn.Module):
         ]
         return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]
 
-    def _cost(self, prediction: Prediction, image: int, target: Target) -> Tensor:
+    def _cost(
+        self,
+        prediction: Prediction,
+        image: int,
+        target: Target,
+        dominant_classes: Tensor | None,
+    ) -> Tensor:
         """Cost of every pair of one image, [Q, M]."""
         mask_logits = prediction.mask_logits[image].float()
         points = self.point_source(1, self.num_points, mask_logits.device)
         logits = sample_at(mask_logits, points.expand(len(mask_logits), -1, -1))
         truth = sample_at(target.masks, points.expand(len(target.masks), -1, -1))
         probability = prediction.class_logits[image].float().softmax(dim=-1)
-        return (
+        cost = (
             self.class_weight * -probability[:, target.labels]
             + self.mask_weight * pairwise_cross_entropy(logits, truth)
             + self.dice_weight * pairwise_dice(logits, truth)
         )
+        if dominant_classes is not None:
+            own = dominant_classes[image, :, None] == target.labels
+            cost[: len(own)] -= self.dominant_weight * own
+        return cost
 
 
 def pairwise_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:

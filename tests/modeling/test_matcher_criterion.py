@@ -156,6 +156,33 @@ def test_each_prediction_and_image_is_matched_on_points_of_its_own():
             assert torch.equal(alone.targets, match.targets)
 
 
+def test_the_queries_of_dominant_categories_may_have_the_first_say():
+    """Two of five queries are dominant categories; the third class has none."""
+    points = make_points(20)
+    options = {"num_points": 20, "point_source": FixedPoints(points)}
+    plain, preferring = HungarianMatcher(**options), HungarianMatcher(dominant_weight=50, **options)
+    predictions = make_predictions(count=2, images=2, queries=5)
+    targets = [
+        Target(torch.tensor(labels), make_target(3, seed).masks)
+        for seed, labels in enumerate(([0, 1, 2], [1, 1, 2]))
+    ]
+    dominant = torch.tensor([[1, 0], [-1, 1]])
+    own = [{(0, 1), (1, 0)}, {(1, 0), (1, 1)}]
+    matches = preferring(predictions, targets, dominant)
+    for of_images in matches:
+        for match, own_pairs, count in zip(of_images, own, (2, 1), strict=True):
+            pairs = set(zip(match.queries.tolist(), match.targets.tolist(), strict=True))
+            assert len(pairs & own_pairs) == count
+            assert len(pairs) == 3
+    without = [*itertools.chain.from_iterable(plain(predictions, targets))]
+    unweighted = [*itertools.chain.from_iterable(plain(predictions, targets, dominant))]
+    assert all(torch.equal(a.queries, b.queries) for a, b in zip(without, unweighted, strict=True))
+    assert any(
+        not torch.equal(a.queries, b.queries)
+        for a, b in zip(without, itertools.chain.from_iterable(matches), strict=True)
+    )
+
+
 def test_uniform_points_are_fresh_and_uniform():
     torch.manual_seed(0)
     first, second = uniform_points(2, 5000, torch.device("cpu")), uniform_points(2, 5000, "cpu")

@@ -168,7 +168,7 @@ def test_another_split_or_ensemble_trains_nothing(output, words, command):
     assert keys["MODEL.WEIGHTS"] == str(folder / "model_final.pth")
     assert not (folder / "val_alpha_0_beta_0").exists()  # the config's own values
     report = json.loads((output / "report" / "ensemble_val.json").read_text())
-    assert len(report["summary"]) == 30
+    assert len(report["summary"]) == 36
     assert report["reference"] == "ita"
 
 
@@ -275,6 +275,8 @@ def test_ablations_use_the_models_that_are_there(setup):
     names = [row.name for row in ablation("image-embedding", ita, setup.config_of)]
     assert names == ["ita", "ita_clip_preprocess"]
     assert [r.name for r in ablation("candidate-text", ita, setup.config_of)] == ["ita", "ita_bare"]
+    names = [row.name for row in ablation("matching", ita, setup.config_of)]
+    assert names == ["ita", "ita_matching_3", "ita_matching_10"]
 
 
 def test_training_depends_on_scenes_and_clip_but_not_on_the_test(output, setup):

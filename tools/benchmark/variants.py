@@ -11,12 +11,14 @@ NUM_LEARNED = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 SELF_ATTENTION = "MODEL.ITA.SELF_ATTENTION"
 IMAGE_EMBEDDING = "MODEL.ITA.IMAGE_EMBEDDING"
 CANDIDATE_TEXT = "MODEL.ITA.CANDIDATE_TEXT"
+MATCH_WEIGHT = "MODEL.ITA.DOMINANT_MATCH_WEIGHT"
 ALPHA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"
 BETA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"
 
 # Steps of the ablations.
 DOMINANT = (0, 4, 8, 16, 32)
-ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8)
+MATCH_WEIGHTS = (0.0, 3.0, 10.0)
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # The main variants' models, in the order of tables.
 MODELS = ("ita", "no_dominant", "self_attention", "fcclip")
@@ -95,6 +97,12 @@ def _candidate_text(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
     yield _extend(base, "bare", "bare names", {CANDIDATE_TEXT: "bare"})
 
 
+def _matching(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    for weight in MATCH_WEIGHTS:
+        title = f"own classes cheaper by {weight:g}"
+        yield _extend(base, f"matching_{weight:g}", title, {MATCH_WEIGHT: weight})
+
+
 def _extend(base: Variant, name: str, title: str, keys: Mapping[str, Any]) -> Variant:
     return Variant(f"{base.model}_{name}", title, {**base.overrides, **keys})
 
@@ -104,6 +112,7 @@ ABLATIONS: Mapping[str, Callable[[Variant, CfgNode], Iterable[Variant]]] = {
     "ensemble": _ensemble,
     "image-embedding": _image_embedding,
     "candidate-text": _candidate_text,
+    "matching": _matching,
 }
 
 
