@@ -112,6 +112,8 @@ def _add_dominant_keys(cfg: CfgNode) -> None:
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
+    # Fixed (ANCESTOR_KEYS), but Detectron2's default is another: a run writes all keys down.
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     # Layers of multi-scale deformable self-attention in the pixel decoder.
@@ -241,8 +243,7 @@ def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
     known = dict(flatten(cfg))
     for key, value in items:
         value = CfgNode._decode_cfg_value(value)
-        # A run's own config.yaml has Detectron2's default of every key.
-        if key in ANCESTOR_KEYS and value != known.get(key):
+        if key in ANCESTOR_KEYS:
             _check_ancestor_key(key, value, source)
             continue
         if key not in known:
@@ -306,6 +307,11 @@ def validate_config(cfg: CfgNode) -> None:
         raise UserError(f"MODEL.MASK_FORMER.DEC_LAYERS is {masks.DEC_LAYERS}; it is at least 1")
     if cfg.MODEL.ITA.NUM_DOMINANT < 0:
         raise UserError(f"MODEL.ITA.NUM_DOMINANT is {cfg.MODEL.ITA.NUM_DOMINANT}; 0 turns it off")
+    if cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT < 0:
+        raise UserError(
+            f"MODEL.ITA.DOMINANT_MATCH_WEIGHT is {cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}; it is at "
+            "least 0"
+        )
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; its vocabulary says which classes are seen")
     if len(cfg.DATASETS.TEST_VOCABULARY) not in (0, 1, len(cfg.DATASETS.TEST)):

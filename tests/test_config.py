@@ -148,6 +148,7 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
         ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "OVERSAMPLE_RATIO (0.5)"),
         ("MODEL.MASK_FORMER.DEC_LAYERS", "0", "DEC_LAYERS is 0"),
         ("MODEL.ITA.NUM_DOMINANT", "-1", "NUM_DOMINANT is -1"),
+        ("MODEL.ITA.DOMINANT_MATCH_WEIGHT", "-1.0", "DOMINANT_MATCH_WEIGHT is -1.0"),
         ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty"),
         ("DATASETS.TEST_VOCABULARY", "('a', 'b', 'c')", "TEST_VOCABULARY has 3 entries"),
     ],

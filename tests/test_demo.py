@@ -48,6 +48,7 @@ def miou(folder: Path, side: str) -> float:
 def test_it_learns_seen_and_finds_unseen_classes(demo: tuple[Path, str], side: str) -> None:
     folder, printed = demo
     before, after = miou(folder / "untrained", side), miou(folder / "run", side)
+    assert before < 10
     assert after >= MEASURED[side] / 2
     assert after >= 3 * before
     said = re.search(rf"mIoU over {side} classes ([\d.]+) -> ([\d.]+)$", printed, re.MULTILINE)
@@ -86,4 +87,4 @@ def test_other_names_for_the_classes_ruin_the_result(
         DETECTRON2_DATASETS=str(demo[0] / "datasets"),
     )
     for side in ("seen", "unseen"):
-        assert miou(tmp_path / "output", side) < miou(demo[0] / "run", side) / 3
+        assert miou(tmp_path / "output", side) < 15

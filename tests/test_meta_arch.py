@@ -414,6 +414,18 @@ def test_the_class_scores_combine_decoder_and_frozen_clip(
     torch.testing.assert_close(seen["scores"], expected[0])
 
 
+def test_the_criterion_is_told_the_classes_of_the_text_queries(make_ita):
+    """The same that inference reports."""
+    model, seen = make_ita(), {}
+    model.criterion.register_forward_hook(lambda _, args, __: seen.update(args=args))
+    records = [make_record(64, 64), make_record(64, 64, seed=1)]
+    results = model.eval()(records)
+    model.train()(records)
+    told = [result["dominant_classes"].tolist() for result in results]
+    assert seen["args"][2].tolist() == told
+    assert len(told[0]) == model.dominant.num_dominant
+
+
 def test_targets_are_padded_like_the_images(make_ita):
     """A batch of unequal sizes: each target lies where its image does."""
     model, seen = make_ita().train(), {}

@@ -130,7 +130,7 @@ class HungarianMatcher(nn.Module):
             + self.mask_weight * pairwise_cross_entropy(logits, truth)
             + self.dice_weight * pairwise_dice(logits, truth)
         )
-        if dominant_classes is not None:
+        if self.dominant_weight and dominant_classes is not None:
             own = dominant_classes[image, :, None] == target.labels
             cost[: len(own)] -= self.dominant_weight * own
         return cost

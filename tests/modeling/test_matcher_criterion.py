@@ -174,13 +174,15 @@ def test_the_queries_of_dominant_categories_may_have_the_first_say():
             pairs = set(zip(match.queries.tolist(), match.targets.tolist(), strict=True))
             assert len(pairs & own_pairs) == count
             assert len(pairs) == 3
-    without = [*itertools.chain.from_iterable(plain(predictions, targets))]
-    unweighted = [*itertools.chain.from_iterable(plain(predictions, targets, dominant))]
-    assert all(torch.equal(a.queries, b.queries) for a, b in zip(without, unweighted, strict=True))
-    assert any(
-        not torch.equal(a.queries, b.queries)
-        for a, b in zip(without, itertools.chain.from_iterable(matches), strict=True)
-    )
+    assert pairs_of(plain(predictions, targets, dominant)) == pairs_of(plain(predictions, targets))
+    assert pairs_of(matches) != pairs_of(plain(predictions, targets))
+
+
+def pairs_of(matches):
+    return [
+        [(match.queries.tolist(), match.targets.tolist()) for match in of_images]
+        for of_images in matches
+    ]
 
 
 def test_uniform_points_are_fresh_and_uniform():

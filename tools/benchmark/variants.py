@@ -98,7 +98,7 @@ def _candidate_text(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
 
 
 def _matching(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
-    for weight in MATCH_WEIGHTS:
+    for weight in sorted({*MATCH_WEIGHTS, cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}):
         title = f"own classes cheaper by {weight:g}"
         yield _extend(base, f"matching_{weight:g}", title, {MATCH_WEIGHT: weight})
 
