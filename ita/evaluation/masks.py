@@ -46,17 +46,24 @@ class MaskCounts:
             self.right + other.right,
         )
 
-    def metrics(self, seen: Sequence[bool]) -> dict[str, float]:
+    def metrics(self, seen: Sequence[bool], thing: Sequence[bool]) -> dict[str, float]:
         """Metrics in percent, NaN where there is nothing to count.
+
+        Args:
+            seen: [C], whether training saw the class.
+            thing: [C], whether it is a thing.
 
         Returns:
             mask_PQ, panoptic quality as if there were one class; class_accuracy, of the matched
-            segments those with the right class, also over seen and over unseen true classes.
+            segments those with the right class, and class_accuracy_th, of those of things (stuff
+            is easier, and every image is full of it); also over seen and over unseen true classes.
         """
+        things = np.asarray(thing, dtype=np.int64)
         segments = self.matched.sum() + (self.missed + self.false) / 2
         return {
             "mask_PQ": 100 * float(self.iou / segments) if segments else float("nan"),
             **shares_by_seen("class_accuracy", self.right, self.matched, seen),
+            **shares_by_seen("class_accuracy_th", self.right * things, self.matched * things, seen),
         }
 
 

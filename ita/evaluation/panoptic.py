@@ -39,6 +39,8 @@ class PanopticEvaluator(DatasetEvaluator):
         self._category_ids = panoptic_category_ids(metadata)
         self._class_ids = {category: i for i, category in self._category_ids.items()}
         self._seen = seen
+        things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+        self._things = [class_id in things for class_id in range(len(seen))]
         self.reset()
 
     def reset(self) -> None:
@@ -123,7 +125,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 f"{missing[0]}); are they among the data set's images?"
             )
         quality = panoptic_metrics(total, self._categories)
-        return {"panoptic_seg": {**quality, **masks.metrics(self._seen)}}
+        return {"panoptic_seg": {**quality, **masks.metrics(self._seen, self._things)}}
 
 
 def panoptic_category_ids(metadata: Metadata) -> dict[int, int]:

@@ -85,8 +85,10 @@ def panoptic(truth_json, truth_dir, prediction_json, prediction_dir, seen):
     for suffix, ids in (("", set(tallies)), ("_th", things), ("_st", set(tallies) - things)):
         result |= {k + suffix: v for k, v in _average([tallies[i] for i in ids]).items()}
     result["mask_PQ"] = _average(one_class.values())["PQ"]
-    rights = [(t in seen, t == p) for t, p in pairs]
-    return result | _pooled("class_accuracy", rights)
+    for suffix, of_side in (("", pairs), ("_th", [pair for pair in pairs if pair[0] in things])):
+        rights = [(t in seen, t == p) for t, p in of_side]
+        result |= _pooled(f"class_accuracy{suffix}", rights)
+    return result
 
 
 def _pooled(name, rights):

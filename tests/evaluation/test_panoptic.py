@@ -34,6 +34,7 @@ def test_empty_predictions_give_0(scenes):
     metrics = panoptic(scenes, predictions(scenes, empty_prediction))
     for suffix in ("", "_seen", "_unseen"):  # there is no segment whose class could be right
         assert math.isnan(metrics.pop(f"class_accuracy{suffix}"))
+        assert math.isnan(metrics.pop(f"class_accuracy_th{suffix}"))
     assert set(metrics.values()) == {0.0}
 
 
@@ -49,9 +50,11 @@ def test_perfect_masks_of_wrong_classes(scenes):
         s["category_id"] for r in scenes.records for s in r["segments_info"] if not s["iscrowd"]
     ]
     unseen = [c for c in true if not SEEN[c]]
+    things = [c for c in true if c in THING_IDS]
     assert metrics["PQ"] < 25
     assert metrics["mask_PQ"] == 100
     assert metrics["class_accuracy"] == pytest.approx(100 * true.count(5) / len(true))
+    assert metrics["class_accuracy_th"] == pytest.approx(100 * things.count(5) / len(things))
     assert metrics["class_accuracy_seen"] == 0
     assert metrics["class_accuracy_unseen"] == pytest.approx(100 * unseen.count(5) / len(unseen))
 

@@ -97,8 +97,8 @@ REASONS = (
     Column("hit rate seen", f"{MAIN}/dominant/hit_rate_seen"),
     Column("hit rate unseen", f"{MAIN}/dominant/hit_rate_unseen"),
     Column("mask PQ", f"{MAIN}/panoptic_seg/mask_PQ"),
-    Column("class accuracy seen", f"{MAIN}/panoptic_seg/class_accuracy_seen"),
-    Column("class accuracy unseen", f"{MAIN}/panoptic_seg/class_accuracy_unseen"),
+    Column("class accuracy seen", f"{MAIN}/panoptic_seg/class_accuracy_th_seen"),
+    Column("class accuracy unseen", f"{MAIN}/panoptic_seg/class_accuracy_th_unseen"),
 )
 
 

@@ -121,7 +121,7 @@ time, with other runs at work beside it, and the most that one process of it hel
 
 _REASONS_EXPLAINED = """\
 Hit rate: how many of an image's classes are among its dominant categories. Mask PQ: panoptic
-quality whatever the class. Class accuracy: of the segments found, how many have the right class."""
+quality whatever the class. Class accuracy: of the objects found, how many have the right class."""
 
 
 def _plain(comparison: Comparison, variant: str, column: Column) -> dict[str, Any]:
