@@ -1,4 +1,4 @@
-"""Dominant category unearthing: how many of the classes in an image it finds."""
+"""Dominant category unearthing: how many of an image's classes it finds, and what comes of them."""
 
 import numpy as np
 from detectron2.data import Metadata
@@ -12,6 +12,9 @@ from ita.modeling.vocabulary import ClassList
 
 class DominantEvaluator(DatasetEvaluator):
     """Of the classes that an image's semantic label shows, the share among its dominant categories.
+
+    With panoptic segmentation also what comes of the text queries, since a decoder may leave all
+    objects to the learned ones.
 
     Args:
         metadata: of the data set.
@@ -30,13 +33,17 @@ class DominantEvaluator(DatasetEvaluator):
         # Of each class, the images that show it and those that besides have it dominant.
         self._shown, self._found = np.zeros((2, len(self._class_list)), dtype=np.int64)
         self._num_dominant = 0
+        # Predicted segments: all, those that text queries gave, and of these the ones of the class
+        # that the query was made of.
+        self._segments = np.zeros(3, dtype=np.int64)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add images.
 
         Args:
             inputs: test records with the annotation fields of their data set.
-            outputs: of the model; ``dominant_classes`` is int64 [K'], -1 for "other".
+            outputs: of the model; ``dominant_classes`` is int64 [K'], -1 for "other", of the text
+                queries, which come before the learned ones.
 
         Raises:
             UserError: a label that cannot be read or has an id outside the class list.
@@ -49,18 +56,36 @@ class DominantEvaluator(DatasetEvaluator):
             self._num_dominant = len(dominant)
             self._shown += shown
             self._found += shown & np.isin(np.arange(len(shown)), dominant)
+            _, segments = output.get("panoptic_seg", (None, ()))
+            of_text = [s for s in segments if s["query"] < len(dominant)]
+            own = [s for s in of_text if s["category_id"] == dominant[s["query"]]]
+            self._segments += [len(segments), len(of_text), len(own)]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Gather all ranks' images.
 
         Returns:
-            {"dominant": {hit_rate, hit_rate_seen, hit_rate_unseen, num_dominant}}: percentages of
-            the classes shown, each counted in every image that shows it, NaN where none is; and
-            K', the dominant categories of an image. None on other ranks than 0.
+            {"dominant": {hit_rate, hit_rate_seen, hit_rate_unseen, num_dominant,
+            text_query_segments, text_query_own_class}}: percentages of the classes shown, each
+            counted in every image that shows it; K', the dominant categories of an image; the
+            percentage of segments predicted that text queries gave, and of these those of the
+            query's own class. NaN where there is nothing to count. None on other ranks than 0.
         """
-        gathered = comm.gather((self._shown, self._found, self._num_dominant))
+        gathered = comm.gather((self._shown, self._found, self._num_dominant, self._segments))
         if not comm.is_main_process():
             return None
-        shown, found, numbers = zip(*gathered, strict=True)
+        shown, found, numbers, segments = zip(*gathered, strict=True)
         rates = shares_by_seen("hit_rate", sum(found), sum(shown), self._seen)
-        return {"dominant": {**rates, "num_dominant": max(numbers)}}
+        everything, of_text, own = sum(segments)
+        return {
+            "dominant": {
+                **rates,
+                "num_dominant": max(numbers),
+                "text_query_segments": _percentage(of_text, everything),
+                "text_query_own_class": _percentage(own, of_text),
+            }
+        }
+
+
+def _percentage(part: int, whole: int) -> float:
+    return 100 * float(part / whole) if whole else float("nan")

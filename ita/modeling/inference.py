@@ -148,13 +148,14 @@ def panoptic_segments(
 
     Returns:
         Segment ids [H, W] int32, 0 where unassigned, and for each id from 1 a dict of ``id``,
-        ``isthing`` and ``category_id``.
+        ``isthing``, ``category_id`` and ``query``, the (first) query that it comes from.
     """
     scores, labels = class_log_probability.softmax(dim=-1).max(dim=-1)
     kept = (labels != class_log_probability.shape[-1] - 1) & (scores > score_threshold)
     segment_map = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=scores.device)
     if not kept.any():
         return segment_map, []
+    queries = kept.nonzero()[:, 0].tolist()
     labels, masks = labels[kept], mask_logits[kept].sigmoid_()
     owner = (scores[kept, None, None] * masks).argmax(dim=0)
     inside = masks.gather(0, owner[None])[0] >= 0.5
@@ -166,17 +167,24 @@ def panoptic_segments(
     segments: list[dict[str, Any]] = []
     stuff_segment: dict[int, int] = {}
     segment_of_query = torch.zeros(len(labels), dtype=torch.int32)
-    for query, label in zip(
+    for index, label in zip(
         survives.nonzero()[:, 0].tolist(), labels[survives].tolist(), strict=True
     ):
         if label not in stuff_segment:
             is_thing = label in thing_ids
-            segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": label})
-            segment_of_query[query] = len(segments)
+            segments.append(
+                {
+                    "id": len(segments) + 1,
+                    "isthing": is_thing,
+                    "category_id": label,
+                    "query": queries[index],
+                }
+            )
+            segment_of_query[index] = len(segments)
             if not is_thing:
                 stuff_segment[label] = len(segments)
         else:
-            segment_of_query[query] = stuff_segment[label]
+            segment_of_query[index] = stuff_segment[label]
     segment_map[inside] = segment_of_query.to(owner.device)[owner[inside]]
     return segment_map, segments
 

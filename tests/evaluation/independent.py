@@ -101,13 +101,26 @@ def _pooled(name, rights):
 
 
 def dominant(truth_dir, dominant_json, ignore, seen):
-    """How many of the classes in label PNGs are among those said of each image ({stem: ids})."""
+    """How many of the classes in label PNGs are among those said of each image.
+
+    And what text queries segment. The json has of each image, by stem, ``classes``, ``segments``:
+    ids, and pairs of a query and a class.
+    """
     said = json.loads(Path(dominant_json).read_text())
     rights = []
     for path in sorted(Path(truth_dir).glob("*.png")):
         for class_id in set(np.array(Image.open(path)).ravel().tolist()) - {ignore}:
-            rights.append((class_id in seen, class_id in said[path.stem]))
-    return _pooled("hit_rate", rights)
+            rights.append((class_id in seen, class_id in said[path.stem]["classes"]))
+    everything, of_text = 0, []
+    for image in said.values():
+        everything += len(image["segments"])
+        own = dict(enumerate(image["classes"]))
+        of_text += [own[query] == class_id for query, class_id in image["segments"] if query in own]
+    return {
+        **_pooled("hit_rate", rights),
+        "text_query_segments": 100 * len(of_text) / everything,
+        "text_query_own_class": 100 * float(np.mean(of_text)),
+    }
 
 
 def _segment_ids(path):

@@ -166,7 +166,7 @@ def perfect_prediction(record):
     return _output(
         classes,
         ids,
-        [_segment_info(s["id"], s["category_id"]) for s in segments],
+        [_segment_info(s["id"], s["category_id"], query) for query, s in enumerate(segments)],
         masks,
         np.linspace(0.9, 0.5, len(masks)),
         [s["category_id"] for s in things],
@@ -192,7 +192,7 @@ def random_prediction(record):
         if random.random() < 0.15:
             ids[region] = 0
         elif region.any():
-            infos.append(_segment_info(segment["id"], category))
+            infos.append(_segment_info(segment["id"], category, int(random.integers(0, 6))))
         for _ in range(random.integers(1, 4)):
             masks.append(np.roll(region, random.integers(-4, 5, 2), axis=(0, 1)))
             # Two decimals, so that scores tie.
@@ -212,8 +212,9 @@ def random_prediction(record):
     return _output(classes, ids, infos, masks, scores, kinds, dominant)
 
 
-def _segment_info(segment_id, category_id):
-    return {"id": segment_id, "isthing": category_id in THING_IDS, "category_id": category_id}
+def _segment_info(segment_id, category_id, query=0):
+    is_thing = category_id in THING_IDS
+    return {"id": segment_id, "isthing": is_thing, "category_id": category_id, "query": query}
 
 
 def _output(classes, ids, segments, masks, scores, kinds, dominant):
@@ -261,6 +262,9 @@ def save_predictions(folder, records, outputs):
             scores=instances.scores.numpy(),
             category_ids=np.array(CATEGORY_IDS)[instances.pred_classes.numpy()],
         )
-        dominant[stem] = output["dominant_classes"].tolist()
+        dominant[stem] = {
+            "classes": output["dominant_classes"].tolist(),
+            "segments": [(s["query"], s["category_id"]) for s in segments],
+        }
     (folder / "panoptic.json").write_text(json.dumps({"annotations": annotations}))
     (folder / "dominant.json").write_text(json.dumps(dominant))

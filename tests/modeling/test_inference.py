@@ -131,7 +131,8 @@ def panoptic_by_loops(scores, masks, things, score_threshold, overlap_threshold)
         else:
             number = len(segments) + 1
             first_id[label] = number
-            segments.append({"id": number, "isthing": label in things, "category_id": label})
+            segment = {"id": number, "isthing": label in things, "category_id": label}
+            segments.append({**segment, "query": q})
         for y, x in owned & whole:
             ids[y][x] = number
     return ids, segments
