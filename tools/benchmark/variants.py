@@ -18,8 +18,9 @@ BETA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"
 # Steps of the ablations.
 DOMINANT = (0, 4, 8, 16, 32)
 MATCH_WEIGHTS = (0.0, 3.0, 10.0)
-ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-BETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ENSEMBLE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# (alpha, beta) of the decoder's classifier alone, and of CLIP's.
+ONE_CLASSIFIER = ((0.0, 0.0), (1.0, 1.0))
 # The main variants' models, in the order of tables.
 MODELS = ("ita", "no_dominant", "self_attention", "fcclip")
 
@@ -76,10 +77,12 @@ def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
 
 
 def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+    """One weight at a time: alpha moves seen classes, beta unseen ones, each hardly the others."""
     current = cfg.MODEL.FC_CLIP
-    grid = [(alpha, beta) for alpha in ALPHAS for beta in BETAS]
     ours = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
-    for alpha, beta in sorted({*grid, ours}):
+    alphas = [(alpha, ours[1]) for alpha in ENSEMBLE_WEIGHTS]
+    betas = [(ours[0], beta) for beta in ENSEMBLE_WEIGHTS]
+    for alpha, beta in sorted({*ONE_CLASSIFIER, *alphas, *betas, ours}):
         part = f"alpha_{alpha:g}_beta_{beta:g}"
         title = f"α = {alpha:g}, β = {beta:g}"
         at_test = {ALPHA: alpha, BETA: beta}
