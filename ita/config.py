@@ -112,7 +112,8 @@ def _add_dominant_keys(cfg: CfgNode) -> None:
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
-    # Fixed (ANCESTOR_KEYS), but Detectron2's default is another: a run writes all keys down.
+    # It can only be this (ANCESTOR_KEYS). With Detectron2's default, which is another, a run's
+    # config.yaml, which holds every key, could not be read again.
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256

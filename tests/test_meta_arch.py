@@ -96,6 +96,7 @@ def test_every_key_reaches_its_part(tmp_path):
     torch.save(table, tmp_path / "table.pt")
     masks, test = "MODEL__MASK_FORMER__", "MODEL__MASK_FORMER__TEST__"
     keys = {f"{masks}{k}_WEIGHT": v for k, v in (("CLASS", 3), ("MASK", 4), ("DICE", 6))}
+    keys |= {"MODEL__ITA__DOMINANT_MATCH_WEIGHT": 7.0}
     keys |= {f"{masks}NO_OBJECT_WEIGHT": 0.3, f"{masks}DEEP_SUPERVISION": False}
     keys |= {f"{masks}OVERSAMPLE_RATIO": 2.5, f"{masks}IMPORTANCE_SAMPLE_RATIO": 0.6}
     keys |= {f"{masks}HIDDEN_DIM": 16, f"{masks}NHEADS": 2, f"{masks}TRAIN_NUM_POINTS": 77}
@@ -124,6 +125,7 @@ def test_every_key_reaches_its_part(tmp_path):
     criterion, matcher = model.criterion, model.criterion.matcher
     assert criterion.weights == {"loss_ce": 3, "loss_mask": 4, "loss_dice": 6}
     assert (matcher.class_weight, matcher.mask_weight, matcher.dice_weight) == (3, 4, 6)
+    assert matcher.dominant_weight == 7
     assert (criterion.num_points, matcher.num_points) == (77, 77)
     assert (criterion.void_weight, criterion.deep_supervision) == (0.3, False)
     assert (criterion.oversample_ratio, criterion.importance_ratio) == (2.5, 0.6)

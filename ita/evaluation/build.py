@@ -42,7 +42,8 @@ def build_evaluator(
         semantic: evaluate mIoU; always possible.
         panoptic: evaluate PQ; needs ``panoptic_json`` in the metadata.
         instance: evaluate AP; needs ``json_file`` in the metadata.
-        dominant: evaluate the hit rate of the dominant categories; the model has such.
+        dominant: evaluate the hit rate of the dominant categories and what their queries segment;
+            the model has such.
         output_dir: of the run; pictures go to ``inference/<data set>/pictures`` under it.
         pictures: how many images to draw beside their prediction and truth.
 

@@ -39,8 +39,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._category_ids = panoptic_category_ids(metadata)
         self._class_ids = {category: i for i, category in self._category_ids.items()}
         self._seen = seen
-        things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
-        self._things = [class_id in things for class_id in range(len(seen))]
+        self._things = [class_id in metadata.thing_ids for class_id in range(len(seen))]
         self.reset()
 
     def reset(self) -> None:

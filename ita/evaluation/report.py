@@ -34,6 +34,7 @@ COLUMNS = (
 SEEN_COLUMNS = (
     ("mIoU", "sem_seg", "mIoU"),
     ("class accuracy", "panoptic_seg", "class_accuracy"),
+    ("of things", "panoptic_seg", "class_accuracy_th"),
     ("hit rate", "dominant", "hit_rate"),
 )
 SIDES = (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))
@@ -60,8 +61,8 @@ def format_table(results: Mapping[str, Results]) -> str:
 def format_seen_table(results: Mapping[str, Results]) -> str:
     """Table of what tells mistakes apart, over all, seen and unseen classes of each data set.
 
-    Beside the mIoU that is the share of segments found whose class is right, and the share of
-    classes found dominant, as far as some set has them. Empty if none has anything.
+    Beside the mIoU that is the share of segments found whose class is right, also of things alone,
+    and the share of classes found dominant, as far as some set has them. Empty if none has any.
 
     Args:
         results: data set name → what ``build_evaluator(...).evaluate()`` returned.

@@ -148,14 +148,13 @@ def panoptic_segments(
 
     Returns:
         Segment ids [H, W] int32, 0 where unassigned, and for each id from 1 a dict of ``id``,
-        ``isthing``, ``category_id`` and ``query``, the (first) query that it comes from.
+        ``isthing``, ``category_id`` and ``query``, the query that most of it comes from.
     """
     scores, labels = class_log_probability.softmax(dim=-1).max(dim=-1)
     kept = (labels != class_log_probability.shape[-1] - 1) & (scores > score_threshold)
     segment_map = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=scores.device)
     if not kept.any():
         return segment_map, []
-    queries = kept.nonzero()[:, 0].tolist()
     labels, masks = labels[kept], mask_logits[kept].sigmoid_()
     owner = (scores[kept, None, None] * masks).argmax(dim=0)
     inside = masks.gather(0, owner[None])[0] >= 0.5
@@ -164,27 +163,24 @@ def panoptic_segments(
     painted = torch.bincount(owner[inside], minlength=len(labels))
     survives = (whole > 0) & (painted > 0) & (owned / whole.clamp(min=1) >= overlap_threshold)
 
+    queries, labels, pixels = kept.nonzero()[:, 0].tolist(), labels.tolist(), painted.tolist()
     segments: list[dict[str, Any]] = []
-    stuff_segment: dict[int, int] = {}
+    stuff_segment: dict[int, dict[str, Any]] = {}
+    greatest_part: dict[int, int] = {}
     segment_of_query = torch.zeros(len(labels), dtype=torch.int32)
-    for index, label in zip(
-        survives.nonzero()[:, 0].tolist(), labels[survives].tolist(), strict=True
-    ):
-        if label not in stuff_segment:
+    for index in survives.nonzero()[:, 0].tolist():
+        label = labels[index]
+        segment = stuff_segment.get(label)
+        if segment is None:
             is_thing = label in thing_ids
-            segments.append(
-                {
-                    "id": len(segments) + 1,
-                    "isthing": is_thing,
-                    "category_id": label,
-                    "query": queries[index],
-                }
-            )
-            segment_of_query[index] = len(segments)
+            segment = {"id": len(segments) + 1, "isthing": is_thing, "category_id": label}
+            segments.append(segment)
             if not is_thing:
-                stuff_segment[label] = len(segments)
-        else:
-            segment_of_query[index] = stuff_segment[label]
+                stuff_segment[label] = segment
+        segment_of_query[index] = segment["id"]
+        if pixels[index] > greatest_part.get(segment["id"], 0):
+            greatest_part[segment["id"]] = pixels[index]
+            segment["query"] = queries[index]
     segment_map[inside] = segment_of_query.to(owner.device)[owner[inside]]
     return segment_map, segments
 

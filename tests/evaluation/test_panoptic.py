@@ -118,7 +118,7 @@ def test_truncated_truth_is_one_line_with_the_file(scenes, scenes_folder, tmp_pa
 def test_broken_json_is_one_line_with_the_file(scenes, tmp_path, content):
     path = tmp_path / "panoptic.json"
     path.write_text(content)
-    metadata = SimpleNamespace(panoptic_json=str(path), panoptic_root=str(tmp_path))
+    metadata = SimpleNamespace(panoptic_json=str(path), panoptic_root=str(tmp_path), thing_ids=())
     with pytest.raises(UserError, match=r"panoptic\.json"):
         PanopticEvaluator(metadata, SEEN)
 

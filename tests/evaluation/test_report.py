@@ -44,6 +44,9 @@ OPEN = {
         "class_accuracy": 9.0,
         "class_accuracy_seen": 9.5,
         "class_accuracy_unseen": math.nan,
+        "class_accuracy_th": 6.5,
+        "class_accuracy_th_seen": 5.5,
+        "class_accuracy_th_unseen": math.nan,
     },
     "dominant": {
         "hit_rate": 7.0,
@@ -87,13 +90,13 @@ def test_table_splits_miou_where_there_are_seen_and_unseen_classes():
 def test_table_of_seen_and_unseen_classes():
     closed = {"sem_seg": {"mIoU": 1.0, "mIoU_seen": 1.0, "mIoU_unseen": math.nan}}
     assert format_seen_table({"one": OPEN, "two": closed}) == (
-        "data set  classes  mIoU  class accuracy  hit rate\n"
-        "────────  ───────  ────  ──────────────  ────────\n"
-        "one       all      5.00            9.00      7.00\n"
-        "one       seen     6.00            9.50      8.00\n"
-        "one       unseen   3.00               -      0.00\n"
-        "two       all      1.00               -         -\n"
-        "two       seen     1.00               -         -"
+        "data set  classes  mIoU  class accuracy  of things  hit rate\n"
+        "────────  ───────  ────  ──────────────  ─────────  ────────\n"
+        "one       all      5.00            9.00       6.50      7.00\n"
+        "one       seen     6.00            9.50       5.50      8.00\n"
+        "one       unseen   3.00               -          -      0.00\n"
+        "two       all      1.00               -          -         -\n"
+        "two       seen     1.00               -          -         -"
     )
     assert format_seen_table({"two": closed}).splitlines()[0].split() == [
         *("data", "set", "classes", "mIoU")

@@ -111,7 +111,7 @@ def panoptic_by_loops(scores, masks, things, score_threshold, overlap_threshold)
         if label != void and score > score_threshold:
             kept.append((q, label, score))
     ids = [[0] * width for _ in range(height)]
-    segments, first_id = [], {}
+    segments, first_id, parts = [], {}, {}
     if not kept:
         return ids, segments
     sigmoid = masks.sigmoid()
@@ -131,10 +131,13 @@ def panoptic_by_loops(scores, masks, things, score_threshold, overlap_threshold)
         else:
             number = len(segments) + 1
             first_id[label] = number
-            segment = {"id": number, "isthing": label in things, "category_id": label}
-            segments.append({**segment, "query": q})
+            segments.append({"id": number, "isthing": label in things, "category_id": label})
+        parts.setdefault(number, {})[q] = len(owned & whole)
         for y, x in owned & whole:
             ids[y][x] = number
+    for segment in segments:
+        painted = parts[segment["id"]]
+        segment["query"] = max(painted, key=painted.get)
     return ids, segments
 
 
@@ -173,6 +176,12 @@ def test_stuff_of_a_class_is_one_segment_and_things_are_several():
     assert ids[0].tolist() == [1, 1, 2, 2, 1, 1, 3, 3]
     assert [(s["category_id"], s["isthing"]) for s in segments] == [(1, 0), (0, 1), (0, 1)]
     assert all(type(s["isthing"]) is bool for s in segments)
+
+
+def test_a_segment_tells_the_query_that_most_of_it_comes_from():
+    scores, masks = certain([1, 2, 1, 0], 2), boxes(2, 8, (0, 1), (0, 8), (1, 6), (6, 8))
+    _, segments = panoptic_segments(scores, masks, [0], score_threshold=0, overlap_threshold=0.8)
+    assert [(s["category_id"], s["query"]) for s in segments] == [(1, 2), (0, 3)]
 
 
 def test_overlapped_masks_are_dropped_at_the_threshold():

@@ -172,6 +172,12 @@ def test_another_split_or_ensemble_trains_nothing(output, words, command):
     assert report["reference"] == "ita"
 
 
+def test_what_a_model_without_dominant_categories_cannot_vary(words, command, capsys):
+    words += ["--variants", "no_dominant", "--ablation", "matching"]
+    assert main(words, command) == 1
+    assert "no_dominant has no dominant categories" in capsys.readouterr().err
+
+
 def test_other_settings_are_refused(output, words, command, capsys):
     assert main(words, command) == 0
     assert main([*words, "--override", "SOLVER.BASE_LR", "0.5"], command) == 1

@@ -24,7 +24,7 @@ from tools.toy_clip.measuring import (
     measure_scenes,
     zero_shot,
 )
-from tools.toy_clip.training import agreement, cell_weights
+from tools.toy_clip.training import agreement, cell_weights, contrastive_loss
 from tools.train_toy_clip import main
 
 SHORT = ["--seed", "3", "--steps", "2", "--small-steps", "1"]
@@ -112,13 +112,31 @@ def test_the_weights_of_a_window_are_the_parts_of_cells_in_it():
         torch.testing.assert_close(weights, counted / counted.sum(), atol=0.02, rtol=0)
 
 
-def test_captions_are_true_of_images_that_show_all_they_name():
-    """A window on a star, the scene of a star and a ring, one that tells of the ring alone."""
+@pytest.fixture
+def told():
+    """Named and shown: a window on a star; a star and a ring; both, of which the ring is told."""
     star, ring, both = [True, False], [False, True], [True, True]
-    named, shown = torch.tensor([star, both, ring]), torch.tensor([star, both, both])
-    true, best = agreement(named, shown)
+    return torch.tensor([star, both, ring]), torch.tensor([star, both, both])
+
+
+def test_captions_are_true_of_images_that_show_all_they_name(told):
+    true, best = agreement(*told)
     assert true.int().tolist() == [[1, 0, 0], [1, 1, 1], [1, 1, 1]]
     assert best.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+
+
+def test_to_a_caption_an_image_that_it_tells_a_part_of_is_not_there(told):
+    true, best = agreement(*told)
+    logits = torch.tensor([[2.0, 1.0, 0.5], [0.0, 3.0, 1.5], [1.0, 2.5, -1.0]]).double()
+    to_captions = to_images = 0.0
+    for i in range(3):
+        right = [j for j in range(3) if true[i, j]]
+        to_captions -= sum(logits[i].log_softmax(0)[j] for j in right) / len(right) / 3
+    for j in range(3):
+        there = [i for i in range(3) if best[i, j] or not true[i, j]]
+        right = [there.index(i) for i in there if best[i, j]]
+        to_images -= sum(logits[there, j].log_softmax(0)[i] for i in right) / len(right) / 3
+    torch.testing.assert_close(contrastive_loss(logits, *told), (to_captions + to_images) / 2)
 
 
 def test_groups_are_the_worlds_parts():

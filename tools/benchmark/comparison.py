@@ -99,8 +99,8 @@ REASONS = (
     Column("segments of text queries", f"{MAIN}/dominant/text_query_segments"),
     Column("of these own class", f"{MAIN}/dominant/text_query_own_class"),
     Column("mask PQ", f"{MAIN}/panoptic_seg/mask_PQ"),
-    Column("class accuracy seen", f"{MAIN}/panoptic_seg/class_accuracy_th_seen"),
-    Column("class accuracy unseen", f"{MAIN}/panoptic_seg/class_accuracy_th_unseen"),
+    Column("object class accuracy seen", f"{MAIN}/panoptic_seg/class_accuracy_th_seen"),
+    Column("object class accuracy unseen", f"{MAIN}/panoptic_seg/class_accuracy_th_unseen"),
 )
 
 

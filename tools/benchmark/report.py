@@ -122,8 +122,8 @@ time, with other runs at work beside it, and the most that one process of it hel
 _REASONS_EXPLAINED = """\
 Hit rate: how many of an image's classes are among its dominant categories. Segments of text
 queries: how many of the segments predicted come from those queries, and how many of these are of
-the class that the query stands for. Mask PQ: panoptic quality whatever the class. Class accuracy:
-of the objects found, how many have the right class."""
+the class that the query stands for. Mask PQ: panoptic quality whatever the class. Object class
+accuracy: of the objects found, how many have the right class."""
 
 
 def _plain(comparison: Comparison, variant: str, column: Column) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ita.errors import UserError
+
 NUM_DOMINANT = "MODEL.ITA.NUM_DOMINANT"
 NUM_LEARNED = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 SELF_ATTENTION = "MODEL.ITA.SELF_ATTENTION"
@@ -77,7 +79,7 @@ def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
 
 
 def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
-    """One weight at a time: alpha moves seen classes, beta unseen ones, each hardly the others."""
+    """One weight at a time, a cross through the config's pair, and each classifier alone."""
     current = cfg.MODEL.FC_CLIP
     ours = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
     alphas = [(alpha, ours[1]) for alpha in ENSEMBLE_WEIGHTS]
@@ -117,6 +119,8 @@ ABLATIONS: Mapping[str, Callable[[Variant, CfgNode], Iterable[Variant]]] = {
     "candidate-text": _candidate_text,
     "matching": _matching,
 }
+# Those that a model without dominant categories is not touched by.
+_OF_DOMINANT = ("image-embedding", "candidate-text", "matching")
 
 
 def ablation(
@@ -130,8 +134,16 @@ def ablation(
         group: one of ``ABLATIONS``.
         base: the variant to vary.
         config_of: gives a variant's whole config.
+
+    Raises:
+        UserError: the group varies dominant categories, and the variant has none.
     """
     cfg = config_of(base)
+    if group in _OF_DOMINANT and not cfg.MODEL.ITA.NUM_DOMINANT:
+        raise UserError(
+            f"{base.model} has no dominant categories, so --ablation {group} would train the same "
+            "model again and again; give --variants of models that have some"
+        )
     # The base comes first: where it equals another variant, it is meant.
     known = [(v, config_of(v)) for v in (base, *main_variants(config_of(BASE)))]
     variants = []

@@ -196,9 +196,9 @@ holds a view, at half the size, of each of the {subjects} classes ({world} of th
 scenes at {scene_input} px, which are looked at as a whole and through a window around each thing
 and ground. The windows of a scene share a pass: each is the mean of the last feature over it, as a
 whole image is the mean over all of it. Captions name the class, one time in four by its synonym, in
-the wording of the prompts and some others; those of whole scenes name several. A caption is true of
-every image that shows all it names, so a whole scene is near to the names of what is in it. No mask
-is used.
+the wording of the prompts and some others; those of whole scenes name several. A caption counts
+as true of every scene that shows all it names, so a whole scene is near to the names of what is in
+it. Masks choose where views and windows lie; the loss sees none.
 
 This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" are
 what segmentation trains on.

@@ -74,7 +74,7 @@ class _Tensors:
         windows: [N - V, h, w] how much of each cell of the dense feature is in a window; sums to 1.
         tokens: [N, context].
         named: bool [N, C], the classes that a caption names.
-        shown: bool [N, C], those that its image or window shows.
+        shown: bool [N, C], those that its image or window counts as showing.
     """
 
     views: Tensor
@@ -261,11 +261,21 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
         image = torch.cat([image, windows])
     text = encode_tokens(clip, batch.tokens)
     cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
-    logits = clip.logit_scale.exp() * cosine
-    true, best = agreement(batch.named, batch.shown)
+    return contrastive_loss(clip.logit_scale.exp() * cosine, batch.named, batch.shown)
+
+
+def contrastive_loss(logits: Tensor, named: Tensor, shown: Tensor) -> Tensor:
+    """CLIP's loss where several captions are true of an image, as ``agreement`` tells.
+
+    An image looks for all captions that are true of it, a caption for the images that it fits best:
+    to the caption, a scene of which it tells a part is neither right nor wrong.
+
+    Args:
+        logits: [N, N] scaled cosines of image i and caption j.
+        named, shown: bool [N, C], the classes of each caption and of each image.
+    """
+    true, best = agreement(named, shown)
     to_captions = F.cross_entropy(logits, _shares(true))
-    # A caption looks for the images that it fits best: a scene of which it tells a part is neither
-    # right nor wrong.
     rivals = logits.masked_fill(true & ~best, NEVER).T
     return (to_captions + F.cross_entropy(rivals, _shares(best.T))) / 2
 

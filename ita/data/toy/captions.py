@@ -1,7 +1,7 @@
 """Image-caption pairs of the toy world, as an image-text model would find them on the web.
 
-They cover the whole vocabulary, also the pairs of words that segmentation never trains on, and say
-nothing of where in the image a thing is.
+They cover the whole vocabulary, also the pairs of words that segmentation never trains on. Masks
+choose what images show, views of a subject and windows around one; captions only name it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,8 @@ PATTERNS = (
     "other things and a {}",
 )
 SIZES = ("small", "medium", "large")
-# First word of every random seed here: no data set's scenes are among these.
+# First word of every random seed here, where data sets have theirs: a data set of another seed than
+# this has other scenes.
 _STREAM = 0xC11B
 
 
@@ -70,7 +71,8 @@ class Batch:
             sides of the image.
         captions: of the views, then of the windows.
         named: the classes in each caption.
-        shown: the classes in what it is the caption of: the same, but of a whole scene maybe more.
+        shown: the classes that what it is the caption of counts as showing: of a view or window its
+            subject, of a whole scene all that somebody would name.
     """
 
     views: list[Image.Image] = field(default_factory=list)
