@@ -5,7 +5,7 @@ from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ita.evaluation.seen import shares_by_seen
+from ita.evaluation.seen import percentage, shares_by_seen
 from ita.evaluation.semantic import load_checked_label
 from ita.modeling.vocabulary import ClassList
 
@@ -81,11 +81,7 @@ class DominantEvaluator(DatasetEvaluator):
             "dominant": {
                 **rates,
                 "num_dominant": max(numbers),
-                "text_query_segments": _percentage(of_text, everything),
-                "text_query_own_class": _percentage(own, of_text),
+                "text_query_segments": percentage(of_text, everything),
+                "text_query_own_class": percentage(own, of_text),
             }
         }
-
-
-def _percentage(part: int, whole: int) -> float:
-    return 100 * float(part / whole) if whole else float("nan")

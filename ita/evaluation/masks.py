@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ita.evaluation.seen import shares_by_seen
+from ita.evaluation.seen import percentage, shares_by_seen
 
 VOID = 0
 # Segment ids are colors, 24 bits.
@@ -61,7 +61,7 @@ class MaskCounts:
         things = np.asarray(thing, dtype=np.int64)
         segments = self.matched.sum() + (self.missed + self.false) / 2
         return {
-            "mask_PQ": 100 * float(self.iou / segments) if segments else float("nan"),
+            "mask_PQ": percentage(self.iou, segments),
             **shares_by_seen("class_accuracy", self.right, self.matched, seen),
             **shares_by_seen("class_accuracy_th", self.right * things, self.matched * things, seen),
         }

@@ -26,10 +26,13 @@ def shares_by_seen(
     """
     shares = {}
     for suffix, classes in split_by_seen(seen):
-        total = whole[classes].sum()
-        share = 100 * float(part[classes].sum() / total) if total else float("nan")
-        shares[key + suffix] = share
+        shares[key + suffix] = percentage(part[classes].sum(), whole[classes].sum())
     return shares
+
+
+def percentage(part: float, whole: float) -> float:
+    """100 · part / whole; NaN if there is no whole."""
+    return 100 * float(part / whole) if whole else float("nan")
 
 
 def harmonic_mean(one: float, other: float) -> float:

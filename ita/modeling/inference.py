@@ -163,13 +163,14 @@ def panoptic_segments(
     painted = torch.bincount(owner[inside], minlength=len(labels))
     survives = (whole > 0) & (painted > 0) & (owned / whole.clamp(min=1) >= overlap_threshold)
 
-    queries, labels, pixels = kept.nonzero()[:, 0].tolist(), labels.tolist(), painted.tolist()
+    # Of each query that survives, in one transfer from the GPU.
+    indices = torch.arange(len(labels), device=labels.device)
+    columns = torch.stack([indices, kept.nonzero()[:, 0], labels, painted])
     segments: list[dict[str, Any]] = []
     stuff_segment: dict[int, dict[str, Any]] = {}
     greatest_part: dict[int, int] = {}
     segment_of_query = torch.zeros(len(labels), dtype=torch.int32)
-    for index in survives.nonzero()[:, 0].tolist():
-        label = labels[index]
+    for index, query, label, pixels in columns[:, survives].T.tolist():
         segment = stuff_segment.get(label)
         if segment is None:
             is_thing = label in thing_ids
@@ -178,9 +179,9 @@ def panoptic_segments(
             if not is_thing:
                 stuff_segment[label] = segment
         segment_of_query[index] = segment["id"]
-        if pixels[index] > greatest_part.get(segment["id"], 0):
-            greatest_part[segment["id"]] = pixels[index]
-            segment["query"] = queries[index]
+        if pixels > greatest_part.get(segment["id"], 0):
+            greatest_part[segment["id"]] = pixels
+            segment["query"] = query
     segment_map[inside] = segment_of_query.to(owner.device)[owner[inside]]
     return segment_map, segments
 
