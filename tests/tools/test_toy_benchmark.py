@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,8 @@ def test_ablations_use_the_models_that_are_there(setup):
     rows = ablation("dominant", ita, setup.config_of)
     names = ["no_dominant", "ita", "ita_dominant_8", "ita_dominant_16"]  # 32 is more than 24
     assert [row.name for row in rows] == names
+    preferring = replace(setup, overrides=("MODEL.ITA.DOMINANT_MATCH_WEIGHT", "3.0"))
+    assert [r.name for r in ablation("dominant", ita, preferring.config_of)] == names
     assert rows[1].title == "ITA, K = 4 (as configured)"
     for row in rows:
         cfg = setup.config_of(row)

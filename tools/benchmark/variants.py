@@ -58,7 +58,7 @@ BASE = Variant("", "")
 def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
     """ITA, what lies between, and FC-CLIP, all with the base config's total number of queries."""
     total = cfg.MODEL.ITA.NUM_DOMINANT + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-    learned_only = {NUM_DOMINANT: 0, NUM_LEARNED: total}
+    learned_only = _queries(0, total)
     attending = {SELF_ATTENTION: True}
     described = (
         ("ITA", {}),
@@ -69,13 +69,19 @@ def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
     return tuple(Variant(model, *more) for model, more in zip(MODELS, described, strict=True))
 
 
+def _queries(dominant: int, total: int) -> dict[str, Any]:
+    """Keys of a number of text queries and, for the rest of the total, learned ones."""
+    keys = {NUM_DOMINANT: dominant, NUM_LEARNED: total - dominant}
+    # A weight for text queries says nothing where there are none; without it, all such models equal.
+    return keys if dominant else keys | {MATCH_WEIGHT: 0.0}
+
+
 def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
     current = cfg.MODEL.ITA.NUM_DOMINANT
     total = current + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     for count in sorted({*DOMINANT, current}):
         if count < total:
-            keys = {NUM_DOMINANT: count, NUM_LEARNED: total - count}
-            yield _extend(base, f"dominant_{count}", f"K = {count}", keys)
+            yield _extend(base, f"dominant_{count}", f"K = {count}", _queries(count, total))
 
 
 def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
