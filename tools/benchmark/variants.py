@@ -72,7 +72,7 @@ def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
 def _queries(dominant: int, total: int) -> dict[str, Any]:
     """Keys of a number of text queries and, for the rest of the total, learned ones."""
     keys = {NUM_DOMINANT: dominant, NUM_LEARNED: total - dominant}
-    # A weight for text queries says nothing where there are none; without it, all such models equal.
+    # A weight for text queries says nothing where there are none.
     return keys if dominant else keys | {MATCH_WEIGHT: 0.0}
 
 
