@@ -313,6 +313,9 @@ def validate_config(cfg: CfgNode) -> None:
             f"MODEL.ITA.DOMINANT_MATCH_WEIGHT is {cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}; it is at "
             "least 0"
         )
+    for key in ("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA"):
+        if not 0 <= cfg.MODEL.FC_CLIP[key] <= 1:
+            raise UserError(f"MODEL.FC_CLIP.{key} is {cfg.MODEL.FC_CLIP[key]}; it is from 0 to 1")
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; its vocabulary says which classes are seen")
     if len(cfg.DATASETS.TEST_VOCABULARY) not in (0, 1, len(cfg.DATASETS.TEST)):

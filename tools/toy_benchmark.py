@@ -14,7 +14,7 @@ import inspect
 import json
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,15 @@ from tools.benchmark.comparison import HARMONIC, PQ, SEEN, UNSEEN
 from tools.benchmark.gather import make_report
 from tools.benchmark.runs import SPLITS, Run, Setup, evaluation_of, measured
 from tools.benchmark.schedule import Schedule, alone_in
-from tools.benchmark.variants import ABLATIONS, BASE, MODELS, Variant, ablation, main_variants
+from tools.benchmark.variants import (
+    ABLATIONS,
+    BASE,
+    MODELS,
+    Variant,
+    ablation,
+    main_variants,
+    with_weights,
+)
 from tools.processes import TRAIN_NET
 
 INTERRUPTED = 130
@@ -55,20 +63,49 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     add("--jobs", type=int, default=2, help="runs side by side, which share the cores (default: 2)")
     add("--report", type=Path, help="also write Markdown, plot and numbers into this folder")
     add("--report-only", action="store_true", help="report what is finished and start nothing")
+    add(
+        "--weights",
+        nargs="+",
+        type=_parse_weights,
+        metavar="VARIANT=ALPHA,BETA",
+        help="weights of a variant's two classifiers, chosen on val; default: the config's",
+    )
+    add("--train-scenes", type=int, metavar="N", help="to draw, if there are none (default: 600)")
     add("--override", nargs="+", default=[], metavar="KEY VALUE", help="config keys of all runs")
     arguments = parser.parse_args(words)
     if arguments.jobs < 1 or (arguments.iterations or 1) < 1 or min(arguments.seeds) < 0:
         parser.error("--jobs and --iterations are at least 1, seeds at least 0")
+    arguments.weights = dict(arguments.weights or ())
+    if arguments.weights and arguments.ablation:
+        parser.error("--weights are for comparing variants, not for an --ablation")
+    if missing := arguments.weights.keys() - {*(arguments.variants or MODELS)}:
+        parser.error(f"--weights of {', '.join(sorted(missing))}, which is not among --variants")
     return arguments
 
 
-def choose_variants(setup: Setup, models: Sequence[str] | None, group: str | None) -> list[Variant]:
+def _parse_weights(word: str) -> tuple[str, tuple[float, float]]:
+    """``VARIANT=ALPHA,BETA``."""
+    name, _, pair = word.partition("=")
+    try:
+        alpha, beta = (float(weight) for weight in pair.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{word}' is not VARIANT=ALPHA,BETA") from error
+    return name, (alpha, beta)
+
+
+def choose_variants(
+    setup: Setup,
+    models: Sequence[str] | None,
+    group: str | None,
+    weights: Mapping[str, tuple[float, float]],
+) -> list[Variant]:
     """The rows of the comparison.
 
     Args:
         setup: whose base config they stand on.
         models: names of main variants; None: all or, for an ablation, ITA.
         group: the ablation, or None.
+        weights: α and β by the name of a main variant; of the others, the config's.
 
     Raises:
         UserError: a key or value that is wrong.
@@ -77,6 +114,11 @@ def choose_variants(setup: Setup, models: Sequence[str] | None, group: str | Non
     variants = [v for v in main_variants(setup.config_of(BASE)) if v.model in chosen]
     if group:
         variants = [v for base in variants for v in ablation(group, base, setup.config_of)]
+    if weights:
+        variants = [
+            with_weights(v, *weights[v.model], setup.config_of) if v.model in weights else v
+            for v in variants
+        ]
     return list({variant.name: variant for variant in variants}.values())
 
 
@@ -86,7 +128,8 @@ def choose_reference(
     """What the others are compared with: FC-CLIP or, in an ablation, the model as configured."""
     names = [variant.name for variant in variants]
     wanted = (models or MODELS)[0] if group else "fcclip"
-    return wanted if wanted in names else names[0]
+    of_model = [variant.name for variant in variants if variant.model == wanted]
+    return wanted if wanted in names else (of_model or names)[0]
 
 
 def evaluations_of(
@@ -109,19 +152,26 @@ def summarize(run: Run, main: str) -> str:
     return ", ".join(f"{title} {numbers[key]:.1f}" for title, key in columns if key in numbers)
 
 
-def prepare_scenes(datasets: Path) -> None:
+def prepare_scenes(datasets: Path, train: int | None) -> None:
     """Make the data sets; scenes that are there already, also of other numbers or sizes, stay.
 
+    Args:
+        datasets: the folder to hold them.
+        train: training scenes; None: those that are there or the usual number.
+
     Raises:
-        UserError: the folder holds something else, or cannot be written.
+        UserError: there are others, or the folder holds something else or cannot be written.
     """
     folder = datasets / "toy"
     description = folder / DESCRIPTION
     if not description.exists():
         print(f"Making the scenes in {folder}", flush=True)
-        make_toy_dataset(folder)
+        make_toy_dataset(folder, **({} if train is None else {"train": train}))
         return
     made_from = json.loads(description.read_text(encoding="utf-8"))
+    there = made_from.get("train")
+    if train not in (None, there):
+        raise UserError(f"{folder} has {there} training scenes, not {train}; give another --output")
     known = inspect.signature(make_toy_dataset).parameters
     # This says whether they are the scenes that such numbers give today.
     make_toy_dataset(folder, **{key: made_from[key] for key in made_from if key in known})
@@ -141,12 +191,12 @@ def benchmark(arguments: argparse.Namespace, command: Sequence[str], typed: Sequ
     output = arguments.output.resolve()
     overrides = tuple(arguments.override)
     setup = Setup(arguments.config_file, output, overrides, arguments.iterations, arguments.split)
-    variants = choose_variants(setup, arguments.variants, arguments.ablation)
+    variants = choose_variants(setup, arguments.variants, arguments.ablation, arguments.weights)
     failures: list[str] = []
     if arguments.report_only and not (setup.datasets / "toy" / DESCRIPTION).exists():
         raise UserError(f"{output} holds no benchmark to report")
     with alone_in(output) as lock:
-        prepare_scenes(setup.datasets)
+        prepare_scenes(setup.datasets, arguments.train_scenes)
         evaluations = evaluations_of(setup, variants, arguments.seeds)
         if not arguments.report_only:
             schedule = Schedule(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,57 @@ def test_another_split_or_ensemble_trains_nothing(output, words, command):
     report = json.loads((output / "report" / "ensemble_val.json").read_text())
     assert len(report["summary"]) == 12  # alpha, beta, and CLIP alone
     assert report["reference"] == "ita"
+
+
+def test_each_variant_can_have_its_own_weights(output, words, command):
+    words += ["--seeds", "0"]
+    assert main(words, command) == 0
+    # The config's are 0 and 0: FC-CLIP is evaluated again, ITA is not.
+    assert main([*words, "--weights", "fcclip=0.2,0.4", "ita=0,0"], command) == 0
+    folder = output / "fcclip" / "seed0"
+    assert len(calls(folder)) == len(calls(output / "ita" / "seed0" / "val")) == 1
+    keys = keys_of(calls(folder / "val_alpha_0.2_beta_0.4")[0])
+    assert keys["MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"] == "0.2"
+    assert keys["MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"] == "0.4"
+    assert keys["MODEL.WEIGHTS"] == str(folder / "model_final.pth")
+    report = json.loads((output / "report" / "variants_val.json").read_text())
+    assert report["reference"] == "fcclip_alpha_0.2_beta_0.4"
+    assert list(report["summary"]) == ["ita", report["reference"]]
+    assert report["facts"]["FC-CLIP, α = 0.2, β = 0.4"].endswith("BETA 0.4")
+    table = (output / "report" / "variants_val.md").read_text()
+    assert "| ITA, α = 0, β = 0 " in table
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--weights", "ita=0.4"], "'ita=0.4' is not VARIANT=ALPHA,BETA"),
+        (["--weights", "itta=0.4,0.4"], "--weights of itta, which is not among --variants"),
+        (["--weights", "ita=0,0", "--ablation", "matching"], "not for an --ablation"),
+    ],
+)
+def test_wrong_weights_are_refused(words, command, capsys, more, told):
+    with pytest.raises(SystemExit):
+        main([*words, *more], command)
+    assert told in capsys.readouterr().err
+
+
+def test_weights_out_of_range_are_refused(words, command, capsys):
+    assert main([*words, "--weights", "ita=0,1.5"], command) == 1
+    assert "GEOMETRIC_ENSEMBLE_BETA is 1.5; it is from 0 to 1" in capsys.readouterr().err
+
+
+def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeypatch):
+    small = partial(make_toy_dataset, val=1, test=1, size=32)
+    monkeypatch.setattr("tools.toy_benchmark.make_toy_dataset", small)
+    assert main([*words, "--train-scenes", "2"], command) == 0
+    assert main([*words, "--train-scenes", "3"], command) == 1
+    folder = output / "datasets" / "toy"
+    assert f"{folder} has 2 training scenes, not 3" in capsys.readouterr().err
+    shutil.rmtree(output)
+    assert main([*words, "--seeds", "0", "--train-scenes", "4"], command) == 0
+    record = json.loads((output / "ita" / "seed0" / "run.json").read_text())
+    assert record["settings"]["scenes"]["train"] == 4
 
 
 def test_what_a_model_without_dominant_categories_cannot_vary(words, command, capsys):

@@ -91,10 +91,7 @@ def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
     alphas = [(alpha, ours[1]) for alpha in ENSEMBLE_WEIGHTS]
     betas = [(ours[0], beta) for beta in ENSEMBLE_WEIGHTS]
     for alpha, beta in sorted({*ONE_CLASSIFIER, *alphas, *betas, ours}):
-        part = f"alpha_{alpha:g}_beta_{beta:g}"
-        title = f"α = {alpha:g}, β = {beta:g}"
-        at_test = {ALPHA: alpha, BETA: beta}
-        yield Variant(base.model, title, base.overrides, at_test, part)
+        yield _weighted(base, alpha, beta)
 
 
 def _image_embedding(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
@@ -112,6 +109,32 @@ def _matching(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
     for weight in sorted({*MATCH_WEIGHTS, cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}):
         title = f"own classes cheaper by {weight:g}"
         yield _extend(base, f"matching_{weight:g}", title, {MATCH_WEIGHT: weight})
+
+
+def _weighted(base: Variant, alpha: float, beta: float) -> Variant:
+    """The same model with other weights of the two classifiers, under a title of these alone."""
+    part = f"alpha_{alpha:g}_beta_{beta:g}"
+    title = f"α = {alpha:g}, β = {beta:g}"
+    return Variant(base.model, title, base.overrides, {ALPHA: alpha, BETA: beta}, part)
+
+
+def with_weights(
+    base: Variant, alpha: float, beta: float, config_of: Callable[[Variant], CfgNode]
+) -> Variant:
+    """A variant evaluated with weights α and β of its own.
+
+    Args:
+        base: the variant.
+        alpha: weight of CLIP's classifier for seen classes.
+        beta: the same for unseen ones.
+        config_of: gives a variant's whole config.
+
+    Raises:
+        UserError: a weight is not within 0 and 1.
+    """
+    weighted = _weighted(base, alpha, beta)
+    same = config_of(weighted) == config_of(base)
+    return replace(base if same else weighted, title=f"{base.title}, {weighted.title}")
 
 
 def _extend(base: Variant, name: str, title: str, keys: Mapping[str, Any]) -> Variant:
