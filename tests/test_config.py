@@ -1,6 +1,7 @@
 """Config files, overrides and what is said of wrong ones."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,14 @@ def test_the_recipes_defaults(write):
     assert (masks.TEST.OBJECT_MASK_THRESHOLD, masks.TEST.OVERLAP_THRESHOLD) == (0, 0.8)
     assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2)
     assert cfg.SOLVER.WEIGHT_DECAY_EMBED == 0
+
+
+def test_every_config_that_ships_is_one():
+    """Those that others are built on too, with a training set of their own."""
+    files = sorted(Path("configs").rglob("*.yaml"))
+    assert Path(ITA_CONFIG) in files
+    for path in files:
+        assert load_config(path, ["DATASETS.TRAIN", "('toy_train',)"]).SOLVER.MAX_ITER > 0
 
 
 def test_overrides_are_on_top_of_the_file_and_the_file_on_top_of_its_base(write):
