@@ -55,11 +55,10 @@ def test_the_recipes_defaults(write):
 
 
 def test_every_config_that_ships_is_one():
-    """Those that others are built on too, with a training set of their own."""
     files = sorted(Path("configs").rglob("*.yaml"))
     assert Path(ITA_CONFIG) in files
     for path in files:
-        assert load_config(path, ["DATASETS.TRAIN", "('toy_train',)"]).SOLVER.MAX_ITER > 0
+        load_config(path)  # or an error that names what is wrong in it
 
 
 def test_overrides_are_on_top_of_the_file_and_the_file_on_top_of_its_base(write):

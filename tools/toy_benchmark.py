@@ -114,11 +114,10 @@ def choose_variants(
     variants = [v for v in main_variants(setup.config_of(BASE)) if v.model in chosen]
     if group:
         variants = [v for base in variants for v in ablation(group, base, setup.config_of)]
-    if weights:
-        variants = [
-            with_weights(v, *weights[v.model], setup.config_of) if v.model in weights else v
-            for v in variants
-        ]
+    variants = [
+        with_weights(v, *weights[v.model], setup.config_of) if v.model in weights else v
+        for v in variants
+    ]
     return list({variant.name: variant for variant in variants}.values())
 
 
@@ -164,17 +163,17 @@ def prepare_scenes(datasets: Path, train: int | None) -> None:
     """
     folder = datasets / "toy"
     description = folder / DESCRIPTION
-    if not description.exists():
+    numbers = {}
+    if description.exists():
+        made_from = json.loads(description.read_text(encoding="utf-8"))
+        known = inspect.signature(make_toy_dataset).parameters
+        numbers = {key: made_from[key] for key in made_from if key in known}
+    else:
         print(f"Making the scenes in {folder}", flush=True)
-        make_toy_dataset(folder, **({} if train is None else {"train": train}))
-        return
-    made_from = json.loads(description.read_text(encoding="utf-8"))
-    there = made_from.get("train")
-    if train not in (None, there):
-        raise UserError(f"{folder} has {there} training scenes, not {train}; give another --output")
-    known = inspect.signature(make_toy_dataset).parameters
-    # This says whether they are the scenes that such numbers give today.
-    make_toy_dataset(folder, **{key: made_from[key] for key in made_from if key in known})
+    if train is not None:
+        numbers["train"] = train
+    # Of scenes that are there, this says whether they are what such numbers give today.
+    make_toy_dataset(folder, **numbers)
 
 
 def benchmark(arguments: argparse.Namespace, command: Sequence[str], typed: Sequence[str]) -> None:

@@ -218,7 +218,8 @@ def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeyp
     assert main([*words, "--train-scenes", "2"], command) == 0
     assert main([*words, "--train-scenes", "3"], command) == 1
     folder = output / "datasets" / "toy"
-    assert f"{folder} has 2 training scenes, not 3" in capsys.readouterr().err
+    told = f"{folder} already holds something else (train 2, not 3); remove it"
+    assert told in capsys.readouterr().err
     shutil.rmtree(output)
     assert main([*words, "--seeds", "0", "--train-scenes", "4"], command) == 0
     record = json.loads((output / "ita" / "seed0" / "run.json").read_text())

@@ -117,9 +117,16 @@ def _is_made(out_dir: Path, description: dict[str, int]) -> bool:
         made_from = json.loads((out_dir / DESCRIPTION).read_text())
     except (OSError, ValueError):
         made_from = None
-    if made_from != description:
-        raise UserError(f"{out_dir} already holds something else; remove it or name another folder")
-    return True
+    if made_from == description:
+        return True
+    other = ""
+    if isinstance(made_from, dict):
+        pairs = ((key, made_from.get(key), value) for key, value in description.items())
+        told = ", ".join(f"{key} {there}, not {now}" for key, there, now in pairs if there != now)
+        other = f" ({told})" if told else ""
+    raise UserError(
+        f"{out_dir} already holds something else{other}; remove it or name another folder"
+    )
 
 
 @dataclass
