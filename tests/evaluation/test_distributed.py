@@ -44,6 +44,8 @@ def run_process(rank, folder, output_dir):
     try:
         share = evaluate_share(folder, output_dir)
         assert len(share) in (NUM_IMAGES // 2, NUM_IMAGES // 2 + 1)
+        # Neither leaves the group while the other still writes its results.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
