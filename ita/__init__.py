@@ -1,7 +1,50 @@
-"""Image-Text Aggregation for open-vocabulary semantic segmentation (Cheng et al., 2025)."""
+"""Image-Text Aggregation for open-vocabulary semantic segmentation (Cheng et al., 2025).
 
+The public interface; each name is imported when it is first used::
+
+    import ita
+
+    model = ita.load()
+    result = model.segment("image.jpg", ["cat, kitten", "sofa", "wall"])
+    result.label_map, result.names
+"""
+
+import importlib
 import warnings
+from typing import TYPE_CHECKING, Any
+
+from ita.errors import INSTALLED_APART, UserError, missing_module
+
+if TYPE_CHECKING:
+    from ita.classes import ClassList
+    from ita.predictor import Predictor, load
+    from ita.segmenter import Segmentation, Segmenter
+
+__all__ = ["ClassList", "Predictor", "Segmentation", "Segmenter", "UserError", "load"]
+
+_MODULES = {
+    "ClassList": "ita.classes",
+    "Predictor": "ita.predictor",
+    "Segmentation": "ita.segmenter",
+    "Segmenter": "ita.segmenter",
+    "load": "ita.predictor",
+}
 
 # Detectron2 and timm script functions when they are imported.
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name not in INSTALLED_APART:
+            raise
+        raise ImportError(missing_module(error.name)) from None
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -1,34 +1,46 @@
 """From a config to the parts of the model: the one place that reads their sizes."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.data import DatasetCatalog
 
-from ita.data import class_list_for
+from ita.classes import ClassList
+from ita.data.registration import class_list_for
+from ita.data.rows import describe, find_row, replacement
+from ita.errors import UserError
+from ita.files import find_file
 from ita.modeling.clip import FrozenCLIP
 from ita.modeling.clip_weights import build_clip
 from ita.modeling.criterion import SetCriterion
 from ita.modeling.decoder import Decoder
 from ita.modeling.dominant import DominantCategories, load_name_table
-from ita.modeling.inference import InferenceOptions
 from ita.modeling.matcher import HungarianMatcher
-from ita.modeling.pixel_decoder import PixelDecoder
+from ita.modeling.pixel_decoder import LEVELS, PixelDecoder
+from ita.modeling.postprocess import InferenceOptions
 
 
-def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
-    """The arguments of :class:`ita.meta_arch.ITA` that a config stands for.
+def parts_from_config(cfg: CfgNode, train_class_list: ClassList | None = None) -> dict[str, Any]:
+    """Build the arguments of :class:`ita.meta_arch.ITA` from a config.
+
+    Args:
+        cfg: a complete config (:func:`ita.config.load_config`).
+        train_class_list: the training class list; None: that of the config.
 
     Raises:
         UserError: CLIP weights, class list or name table that are missing or do not fit.
     """
-    train_set = cfg.DATASETS.TRAIN[0]
-    train_class_list = class_list_for(train_set, cfg.DATASETS.TRAIN_VOCABULARY)
-    backbone = build_backbone(cfg)
-    table = cfg.MODEL.ITA.NAME_TABLE
+    if train_class_list is None:
+        train_class_list = training_class_list(cfg)
+    clip, table = cfg.MODEL.FC_CLIP, cfg.MODEL.ITA.NAME_TABLE
+    with naming_keys("MODEL.FC_CLIP.CLIP_MODEL_NAME", "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"):
+        backbone = build_clip(clip.CLIP_MODEL_NAME, clip.CLIP_PRETRAINED_WEIGHTS)
+    name_table = {}
+    if table:
+        with naming_keys("MODEL.ITA.NAME_TABLE"):
+            name_table = load_name_table(find_file(table), backbone.embed_dim)
     return {
         "backbone": backbone,
         "pixel_decoder": _pixel_decoder(cfg, backbone),
@@ -36,18 +48,32 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "dominant": _dominant(cfg, backbone),
         "criterion": _criterion(cfg),
         "train_class_list": train_class_list,
-        "train_thing_ids": MetadataCatalog.get(train_set).thing_ids,
-        "inference": _inference_options(cfg),
         "image_embedding": cfg.MODEL.ITA.IMAGE_EMBEDDING,
         "candidate_text": cfg.MODEL.ITA.CANDIDATE_TEXT,
-        "name_table": load_name_table(Path(table), backbone.embed_dim) if table else None,
+        "name_table": name_table,
     }
 
 
-@BACKBONE_REGISTRY.register()
-def CLIP(cfg: CfgNode, input_shape: ShapeSpec) -> FrozenCLIP:
-    """The registered backbone; its name is the one that the field's configs use."""
-    return build_clip(cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME, cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS)
+def training_class_list(cfg: CfgNode) -> ClassList:
+    """The class list, with its things, that a config trains on.
+
+    Raises:
+        UserError: an unknown data set, or a class list that does not fit it.
+    """
+    name, file = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TRAIN_VOCABULARY
+    if name in DatasetCatalog:  # perhaps registered by a program of the user's own
+        return class_list_for(name, file)
+    own = describe(find_row(name, cfg.DATASETS.CUSTOM)).class_list
+    return replacement(own, file, name)
+
+
+@contextmanager
+def naming_keys(*keys: str) -> Iterator[None]:
+    """Name the config keys behind the arguments that a ``UserError`` is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} ({', '.join(keys)})") from error
 
 
 def _pixel_decoder(cfg: CfgNode, backbone: FrozenCLIP) -> PixelDecoder:
@@ -75,6 +101,7 @@ def _decoder(cfg: CfgNode, backbone: FrozenCLIP) -> Decoder:
         num_heads=masks.NHEADS,
         ffn_dim=masks.DIM_FEEDFORWARD,
         self_attention=cfg.MODEL.ITA.SELF_ATTENTION,
+        num_levels=len(LEVELS),
     )
 
 
@@ -111,7 +138,8 @@ def _criterion(cfg: CfgNode) -> SetCriterion:
     )
 
 
-def _inference_options(cfg: CfgNode) -> InferenceOptions:
+def inference_options(cfg: CfgNode) -> InferenceOptions:
+    """Inference options of a config."""
     clip, test = cfg.MODEL.FC_CLIP, cfg.MODEL.MASK_FORMER.TEST
     return InferenceOptions(
         alpha=clip.GEOMETRIC_ENSEMBLE_ALPHA,

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from ita.classes import ClassList
 from ita.meta_arch import ITA
 from ita.modeling.clip_weights import RANDOM, build_clip
 from ita.modeling.criterion import SetCriterion
 from ita.modeling.decoder import Decoder
 from ita.modeling.dominant import DominantCategories
-from ita.modeling.inference import InferenceOptions
 from ita.modeling.matcher import HungarianMatcher
 from ita.modeling.pixel_decoder import PixelDecoder
-from ita.modeling.vocabulary import ClassList
+from ita.modeling.postprocess import InferenceOptions
 
 TOY_CLIP = Path(__file__).resolve().parents[1] / "configs" / "toy" / "clip"
 TINY_CLIP = TOY_CLIP / "open_clip_config.json"

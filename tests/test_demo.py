@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ita.data.class_lists import VOCABULARIES, parse_class_list
+from ita.classes import CLASS_LISTS, parse_class_list
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 240
@@ -73,7 +73,7 @@ def test_other_names_for_the_classes_ruin_the_result(
     demo: tuple[Path, str], tmp_path: Path
 ) -> None:
     """The classes are told apart by their text vectors: shuffle these, and little is right."""
-    names = parse_class_list(VOCABULARIES / "toy.txt")
+    names = parse_class_list(CLASS_LISTS / "toy.txt")
     shifted = [*list(names.values())[7:], *list(names.values())[:7]]
     lines = [f"{i}: {', '.join(n)}\n" for i, n in zip(names, shifted, strict=True)]
     shuffled = tmp_path / "shuffled.txt"

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import install_detectron2
-from tools.install_detectron2 import InstallError, Source, check_sha256, make_pure_wheel
+from ita.installing import InstallError, Source, check_sha256, make_pure_wheel
 
 CONTENT = {
     "shapes/__init__.py": "SIDES = 4\n",

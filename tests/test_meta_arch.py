@@ -7,14 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 
 from ita.config import load_config
-from ita.meta_arch import ITA
+from ita.meta_arch import ITA, build_model
 from ita.modeling.clip import DENSE
-from ita.modeling.inference import InferenceOptions
+from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.vocabulary import BARE, ClassList, class_logits
 from tests.engine.tiny import CONFIG, overrides
 

@@ -15,11 +15,11 @@ from detectron2.structures import Instances
 from safetensors import safe_open
 from torch import Tensor
 
-import ita.modeling.inference
+import ita.modeling.postprocess
+from ita.classes import ClassList
 from ita.config import load_config
 from ita.meta_arch import ITA
 from ita.modeling.conversion import convert_state_dict
-from ita.modeling.vocabulary import ClassList
 
 FOLDER = os.environ.get("ITA_REFERENCE_VECTORS", "")
 FILES = sorted(Path(FOLDER).glob("*.safetensors")) if FOLDER else []
@@ -97,13 +97,13 @@ def open_clip_config(reference: Reference) -> dict[str, Any]:
 def run_inference(model: ITA, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> dict:
     """Everything the model says of the file's images, by the file's names."""
     seen, panoptic_inputs = capture(model), []
-    true_panoptic = ita.modeling.inference.panoptic_segments
+    true_panoptic = ita.modeling.postprocess.panoptic_segments
 
     def panoptic(scores: Tensor, masks: Tensor, *args: Any, **kwargs: Any) -> Any:
         panoptic_inputs.append((scores, masks))
         return true_panoptic(scores, masks, *args, **kwargs)
 
-    monkeypatch.setattr(ita.modeling.inference, "panoptic_segments", panoptic)
+    monkeypatch.setattr(ita.modeling.postprocess, "panoptic_segments", panoptic)
     with torch.no_grad():
         results = model(inputs(reference))
     output = named_tensors(model, seen)

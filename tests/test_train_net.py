@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import train_net
+from ita.classes import CLASS_LISTS
 from ita.config import load_config
-from ita.data.class_lists import VOCABULARIES
-from ita.data.toy import make_toy_dataset
 from ita.errors import UserError
+from ita.toy.dataset import make_toy_dataset
 from tests.engine.tiny import CONFIG, REPOSITORY, overrides
 
 
@@ -48,7 +48,7 @@ class Command:
 def train_then_evaluate(command):
     """Two processes train, one evaluates what they wrote, with a class list of its own."""
     trained = command("good", "--num-gpus", "2", "--dist-url", "auto")
-    names = (VOCABULARIES / "toy.txt").read_text()
+    names = (CLASS_LISTS / "toy.txt").read_text()
     vocabulary = command.folder / "mine.txt"
     vocabulary.write_text(re.sub(r"^(\d+): ", r"\1: painted ", names, flags=re.MULTILINE))
     evaluated = command(

@@ -1,4 +1,4 @@
-"""The data sets: one table of rows. ``ita.data.registration`` makes Detectron2 know them.
+"""The benchmarks: one table of rows, each a data set split.
 
 A set is a row and a class list file. Paths are relative to the folder that the environment variable
 DETECTRON2_DATASETS names ("datasets" if unset).
@@ -8,8 +8,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ita.data.toy.names import DISTRACTOR_THINGS, SEEN_THINGS, STUFF, THINGS
-
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 # What a set can be evaluated on, in the field's words: this one has semantic labels only.
 SEMANTIC = "sem_seg"
@@ -18,6 +16,8 @@ TEST_SIZE = (800, 1333)
 STREET_TEST_SIZE = (1024, 2560)
 # Void in labels of 16 bits; in those of 8 it is 255.
 VOID_16_BIT = 65535
+# Values of 8 and 16 bit label maps are below this; image files hold no larger ones.
+MAX_LABEL_VALUES = 1 << 16
 
 
 def datasets_root() -> Path:
@@ -59,7 +59,7 @@ class DatasetRow:
         name: the registered name.
         family: what people call the set; its splits share it.
         split: "train", "val" or "test"; empty in sets of one's own.
-        class_list: a list in ``vocabularies/`` or the path of a class list file.
+        class_list: a list in ``ita/class_lists`` or the path of a class list file.
         image_root: folder of the images.
         image_suffix: what follows an image's stem in its name; empty: any image suffix.
         things: contiguous ids of the things; the other classes are stuff.
@@ -114,17 +114,6 @@ _MAPILLARY_THINGS = (
 )  # fmt: skip
 # Cityscapes' label ids that are not evaluated.
 _CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
-# Contiguous ids of the things in the toy world's class lists. Distractors come last.
-_TOY_THINGS = {
-    "toy": tuple(range(len(THINGS))),
-    "toy_seen": tuple(range(len(SEEN_THINGS))),
-    "toy_synonyms": tuple(range(len(THINGS))),
-    "toy_distractors": (
-        *range(len(THINGS)),
-        *range(len(THINGS + STUFF), len(THINGS + STUFF + DISTRACTOR_THINGS)),
-    ),
-}
-_MAKE_TOY = "python tools/make_toy_dataset.py $DETECTRON2_DATASETS/toy"
 # The field's folders of ADE20K and the prepared sets have these names for the two splits.
 _FOLDERS = {"train": "training", "val": "validation"}
 
@@ -316,25 +305,6 @@ def _mapillary_row(split: str, num_images: int) -> DatasetRow:
     )
 
 
-def _toy_row(split: str, class_list: str = "toy", *, scenes: str = "") -> DatasetRow:
-    """A split of the toy world, or the ``scenes`` of another split with a class list of its own."""
-    scenes = scenes or split
-    return DatasetRow(
-        name=f"toy_{split}",
-        family="toy",
-        split=split.partition("_")[0],
-        class_list=class_list,
-        image_root=f"toy/toy_{scenes}",
-        things=_TOY_THINGS[class_list],
-        panoptic_root=f"toy/panoptic_{scenes}",
-        panoptic_json=f"toy/panoptic_{scenes}.json",
-        panoptic_made_by=_MAKE_TOY,
-        instances_json=f"toy/instances_{scenes}.json",
-        instances_made_by=_MAKE_TOY,
-        evaluator_type="coco_panoptic_seg",
-    )
-
-
 CATALOGUE: tuple[DatasetRow, ...] = (
     _coco_row("train", 118287),
     _coco_row("val", 5000),
@@ -354,11 +324,4 @@ CATALOGUE: tuple[DatasetRow, ...] = (
     _cityscapes_row("val", 500),
     _mapillary_row("train", 18000),
     _mapillary_row("val", 2000),
-    _toy_row("train", "toy_seen"),
-    _toy_row("val"),
-    _toy_row("test_seen"),
-    _toy_row("test_unseen"),
-    _toy_row("test_all"),
-    _toy_row("test_synonyms", "toy_synonyms", scenes="test_all"),
-    _toy_row("test_distractors", "toy_distractors", scenes="test_all"),
 )

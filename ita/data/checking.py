@@ -1,5 +1,6 @@
-"""Is a data set complete and readable? What ``tools/check_datasets.py`` finds out."""
+"""Checking whether data sets are complete and readable."""
 
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ita.data.catalogue import DatasetRow
+from ita.data.catalogue import CATALOGUE, DatasetRow
 from ita.data.locate import Located, locate
 from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.records import FILE_KEYS, Record, count_images
+from ita.data.registration import register_all, register_custom
 from ita.errors import UserError
 
 # How many images of a set are read if not all are.
@@ -59,6 +61,33 @@ class Report:
         """Add a problem."""
         self.remedy = self.remedy if self.problems else remedy
         self.problems.append(problem)
+
+
+def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
+    """The rows that names on a command line select; all benchmarks without a name.
+
+    Args:
+        words: names of data sets, families such as "a847", or YAML files of custom data sets.
+        split: "train", "val", "test" or "all"; a data set's full name overrides it.
+
+    Raises:
+        UserError: an unknown name, or a YAML file with an error.
+    """
+    register_all()
+    chosen: list[DatasetRow] = []
+    for word in words or sorted({row.family for row in CATALOGUE}):
+        if Path(word).suffix in (".yaml", ".yml"):
+            chosen += register_custom([word])
+            continue
+        rows = [row for row in CATALOGUE if word in (row.name, row.family)]
+        if not rows:
+            known = {name for row in CATALOGUE for name in (row.name, row.family)}
+            nearest = difflib.get_close_matches(word, known, n=1)
+            families = ", ".join(dict.fromkeys(row.family for row in CATALOGUE))
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {families}"
+            raise UserError(f"unknown data set {word}; {hint}")
+        chosen += [row for row in rows if split in ("all", row.split) or word == row.name]
+    return list(dict.fromkeys(chosen))
 
 
 def check_dataset(

@@ -1,50 +1,39 @@
 """Data sets of one's own: a YAML file that describes them, row by row."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ita.data.catalogue import SEMANTIC, TEST_SIZE, VOID_16_BIT, DatasetRow, LabelFolder
-from ita.data.class_lists import read_class_list
-from ita.data.registration import register_row
+from ita.classes import read_class_list
+from ita.data.catalogue import (
+    ROOT_VARIABLE,
+    SEMANTIC,
+    TEST_SIZE,
+    VOID_16_BIT,
+    DatasetRow,
+    LabelFolder,
+)
 from ita.errors import UserError
+from ita.files import find_file
 
 VOID_8_BIT = 255
+BELOW_ROOT = f"${ROOT_VARIABLE}/"
 MAX_NAMES_TOLD = 20
 
 
-def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
-    """Register the data sets that YAML files describe; again changes nothing.
-
-    Returns:
-        Their rows.
-
-    Raises:
-        UserError: a file that cannot be read or says something wrong (the file, what and where).
-    """
-    rows = []
-    for file in files:
-        path = Path(file).absolute()
-        for row in read_custom(path):
-            _check_name(row.name, path)
-            register_row(row)
-            MetadataCatalog.get(row.name).set(described_in=str(path))
-            rows.append(row)
-    return rows
-
-
-def read_custom(path: Path) -> list[DatasetRow]:
+def read_custom(path: str | Path) -> list[DatasetRow]:
     """Read the rows of a YAML file: ``NAME: {KEY: value, ...}`` for each data set.
 
-    The keys are those of ``KEYS``. Paths start in the file's folder.
+    The keys are those of ``KEYS``. Paths are relative to the file's folder, or to the folder of all
+    data sets if they begin with ``$DETECTRON2_DATASETS/``.
 
     Raises:
-        UserError: see :func:`register_custom`.
+        UserError: a file that cannot be read or has an error (the file, the entry and the error).
     """
+    path = find_file(path).absolute()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -67,7 +56,10 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
     _check_complete(keys, where)
 
     def file(key: str) -> str:
-        return str(path.parent / Path(keys[key]).expanduser()) if key in keys else ""
+        value = keys.get(key, "")
+        if value.startswith(BELOW_ROOT):
+            return value.removeprefix(BELOW_ROOT)
+        return str(path.parent / Path(value).expanduser()) if value else ""
 
     class_list = read_class_list(file("class_list"))
     labels = LabelFolder(
@@ -75,6 +67,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         contiguous=False,
         ignored=tuple(keys.get("ignored_values", (VOID_8_BIT,))),
         suffix=keys.get("label_suffix", ".png"),
+        made_by=keys.get("made_by", ""),
     )
     return DatasetRow(
         name=name,
@@ -83,7 +76,9 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         things=_thing_ids(keys.get("things", ()), class_list.names, where),
         panoptic_root=file("panoptic_root"),
         panoptic_json=file("panoptic_json"),
+        panoptic_made_by=keys.get("made_by", ""),
         instances_json=file("instances_json"),
+        instances_made_by=keys.get("made_by", ""),
         label_folders=(labels,) if labels.path else (),
         ignore_label=VOID_8_BIT if len(class_list) <= VOID_8_BIT else VOID_16_BIT,
         evaluator_type="coco_panoptic_seg" if "panoptic_json" in keys else SEMANTIC,
@@ -114,6 +109,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: not isinstance(value, str) and _is_list_of(str)(value),
         "a list of class names, such as [cat, dog], or []",
     ),
+    "made_by": (_is_path, "the command that makes the files"),
     "test_size": (
         lambda value: _is_list_of(int)(value) and len(value) == 2 and 0 < value[0] <= value[1],
         "short side and greatest long side in pixels, such as [800, 1333]",
@@ -143,18 +139,6 @@ def _thing_ids(things: Sequence[str], names: Sequence[str], where: str) -> tuple
             hint = _did_you_mean(thing, names)
             raise UserError(f"{where}: thing {thing} is not the first name of a class{hint}")
     return tuple(names.index(thing) for thing in things)
-
-
-def _check_name(name: str, path: Path) -> None:
-    """Refuse a name that something else has."""
-    if name not in DatasetCatalog:
-        return
-    other = MetadataCatalog.get(name).get("described_in")
-    if other != str(path):
-        raise UserError(
-            f"{path}: there is a data set {name} already, {f'in {other}' if other else 'built in'};"
-            " choose another name"
-        )
 
 
 def _did_you_mean(word: str, known: Collection[str]) -> str:

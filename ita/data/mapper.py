@@ -169,13 +169,21 @@ class InferenceMapper:
 
     @classmethod
     def for_dataset(cls, name: str, *, min_size: int, max_size: int) -> "InferenceMapper":
-        """A mapper of a registered data set; a negative size stands for the set's own.
+        """A mapper of a registered data set; negative sizes select the set's own.
 
         Raises:
             UserError: no such data set.
         """
         check_registered(name)
-        own_min, own_max = MetadataCatalog.get(name).test_size
+        test_size = MetadataCatalog.get(name).test_size
+        return cls.for_test_size(test_size, min_size=min_size, max_size=max_size)
+
+    @classmethod
+    def for_test_size(
+        cls, test_size: tuple[int, int], *, min_size: int, max_size: int
+    ) -> "InferenceMapper":
+        """A mapper with these sizes; negative ones select those of ``test_size``."""
+        own_min, own_max = test_size
         return cls(
             min_size=own_min if min_size < 0 else min_size,
             max_size=own_max if max_size < 0 else max_size,
@@ -193,9 +201,13 @@ class InferenceMapper:
         """
         image = read_image(record["file_name"])
         check_sizes(record, image.shape[:2])
+        return {**record, **self.map_image(image)}
+
+    def map_image(self, image: np.ndarray) -> dict[str, Any]:
+        """Map an image in memory, uint8 [H, W, 3] RGB, as a file of this content."""
         resized = self._resize.get_transform(image).apply_image(image)
         height, width = image.shape[:2]
-        return {**record, "image": _to_tensor(resized), "height": height, "width": width}
+        return {"image": _to_tensor(resized), "height": height, "width": width}
 
 
 def label_masks(labels: np.ndarray, count: int) -> Tensor:

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from detectron2.data import Metadata
-from detectron2.data import detection_utils as utils
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ita.data.catalogue import MAX_LABEL_VALUES
 from ita.errors import UserError
 
-# Label values of 8 and 16 bit PNGs; images hold nothing above.
-MAX_LABEL_VALUES = 1 << 16
+if TYPE_CHECKING:
+    from detectron2.data import Metadata
 
 
 def read_image(path: str) -> np.ndarray:
@@ -21,8 +21,29 @@ def read_image(path: str) -> np.ndarray:
     Raises:
         UserError: no such file, or not an image that can be decoded.
     """
-    with _naming(path, "image"):
-        return utils.read_image(path, format="RGB")
+    with _naming(path, "image"), Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """Give an image as uint8 [H, W, 3] RGB: that of a file, a PIL image, or the array itself.
+
+    Raises:
+        UserError: a file that cannot be read, or an array of another type or shape.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(str(image))
+    if isinstance(image, Image.Image):
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"an image is a path, a PIL image or a uint8 RGB array, not a {type(image).__name__}"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise UserError(
+            f"an image array is uint8 [height, width, 3], not {image.dtype} {list(image.shape)}"
+        )
+    return image
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -72,7 +93,7 @@ def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
     return index - 1
 
 
-def load_semantic_label(record: Mapping[str, Any], metadata: Metadata) -> np.ndarray:
+def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.ndarray:
     """The true class of every pixel of a record.
 
     It is read from the semantic label map, or else made from all segments of the panoptic PNG,
@@ -95,7 +116,7 @@ def load_semantic_label(record: Mapping[str, Any], metadata: Metadata) -> np.nda
     return np.array([*classes, metadata.ignore_label], np.int64)[read_segment_index(record)]
 
 
-def _semantic_map(path: str, metadata: Metadata) -> np.ndarray:
+def _semantic_map(path: str, metadata: "Metadata") -> np.ndarray:
     values = read_label_values(path)
     bits = getattr(metadata, "label_bits", 8)
     if values.dtype.itemsize * 8 < bits:

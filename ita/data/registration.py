@@ -1,31 +1,52 @@
-"""Makes Detectron2 know the data sets of the catalogue, and those that people bring."""
+"""Registering data sets with Detectron2: those of the catalogue and custom ones."""
 
-import colorsys
-import difflib
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ita.classes import ClassList
 from ita.data.catalogue import CATALOGUE, DatasetRow, LabelFolder
-from ita.data.class_lists import note_repetitions, read_class_list, read_ids_and_classes
+from ita.data.custom import read_custom
 from ita.data.locate import Located, locate
-from ita.data.reading import MAX_LABEL_VALUES
 from ita.data.records import Record, check_a_handful
+from ita.data.rows import describe, replacement, unknown_dataset
 from ita.errors import UserError
-from ita.modeling.vocabulary import ClassList
+from ita.files import find_file
 
 logger = logging.getLogger(__name__)
 
 
-def register_all() -> None:
-    """Register every row of the catalogue with Detectron2; calling it again changes nothing."""
+def register_all(custom_files: Iterable[str | Path] = ()) -> None:
+    """Register the catalogue and the data sets of ``DATASETS.CUSTOM``; again changes nothing."""
     for row in CATALOGUE:
         register_row(row)
+    register_custom(custom_files)
+
+
+def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
+    """Register the data sets that YAML files describe; again changes nothing.
+
+    Returns:
+        Their rows.
+
+    Raises:
+        UserError: a file with an error (see :func:`ita.data.custom.read_custom`), or a name that
+            another data set has.
+    """
+    rows = []
+    for file in files:
+        path = find_file(file).absolute()
+        for row in read_custom(path):
+            _check_name(row.name, path)
+            register_row(row)
+            MetadataCatalog.get(row.name).set(described_in=str(path))
+            rows.append(row)
+    return rows
 
 
 def register_row(row: DatasetRow) -> None:
@@ -36,12 +57,12 @@ def register_row(row: DatasetRow) -> None:
     Raises:
         UserError: a bad class list file, or ids of the row that do not fit it.
     """
-    metadata = _describe(row)
+    description = describe(row)
     for catalog in (DatasetCatalog, MetadataCatalog):
         if row.name in catalog:
             catalog.remove(row.name)
     DatasetCatalog.register(row.name, functools.partial(load_dataset, row))
-    MetadataCatalog.get(row.name).set(**metadata)
+    MetadataCatalog.get(row.name).set(**vars(description))
 
 
 def register_panoptic(
@@ -128,78 +149,35 @@ def load_dataset(row: DatasetRow) -> list[Record]:
 
 
 def check_registered(name: str) -> None:
-    """Make sure that a data set of this name exists.
+    """Make sure that a data set is registered.
 
     Raises:
-        UserError: naming the nearest one.
+        UserError: it is not; with the nearest name.
     """
-    if name in DatasetCatalog:
-        return
-    ours = [row.name for row in CATALOGUE]
-    nearest = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"ITA's are {', '.join(ours)}"
-    raise UserError(f"unknown data set {name}; {hint} (DATASETS.CUSTOM brings sets of your own)")
+    if name not in DatasetCatalog:
+        raise unknown_dataset(name, DatasetCatalog.list())
 
 
 def class_list_for(dataset_name: str, file: str = "") -> ClassList:
-    """The class list to use with a data set: its own, or the one in ``file``.
-
-    Names that serve several classes are noted in the log.
+    """The class list to use with a registered data set: its own, or the one in ``file``.
 
     Raises:
-        UserError: an unknown data set, a bad file, or a list of another length than the set's own.
+        UserError: an unknown data set, or see :func:`ita.data.rows.replacement`.
     """
     check_registered(dataset_name)
-    own: ClassList = MetadataCatalog.get(dataset_name).class_list
-    class_list = read_class_list(file) if file else own
-    if len(class_list) != len(own):
+    return replacement(MetadataCatalog.get(dataset_name).class_list, file, dataset_name)
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Refuse the name of another data set."""
+    if name not in DatasetCatalog:
+        return
+    other = MetadataCatalog.get(name).get("described_in")
+    if other != str(path):
         raise UserError(
-            f"{file} lists {len(class_list)} classes, but {dataset_name} has {len(own)}; "
-            "a replacement names the same classes in the same order"
+            f"{path}: there is a data set {name} already, {f'in {other}' if other else 'built in'};"
+            " choose another name"
         )
-    note_repetitions(class_list)
-    return class_list
-
-
-def _describe(row: DatasetRow) -> dict[str, Any]:
-    """What is known of a set without looking at its files."""
-    file_ids, class_list = read_ids_and_classes(row.class_list)
-    names, things = list(class_list.names), tuple(sorted(row.things))
-    categories = range(len(names)) if row.contiguous_categories else file_ids
-    _check_ids(row, file_ids)
-    return {
-        "class_list": class_list,
-        "class_list_ids": file_ids,
-        "stuff_classes": names,
-        "stuff_colors": _palette(len(names)),
-        "thing_ids": things,
-        "thing_classes": [names[i] for i in things],
-        "stuff_dataset_id_to_contiguous_id": {c: i for i, c in enumerate(categories)},
-        "thing_dataset_id_to_contiguous_id": {categories[i]: i for i in things},
-        "ignore_label": row.ignore_label,
-        "evaluator_type": row.evaluator_type,
-        "test_size": row.test_size,
-    }
-
-
-def _check_ids(row: DatasetRow, file_ids: Sequence[int]) -> None:
-    count = len(file_ids)
-    outside = [i for i in row.things if not 0 <= i < count]
-    if outside:
-        raise UserError(f"data set {row.name}: thing {outside[0]} is outside the {count} classes")
-    if 0 <= row.ignore_label < count:
-        raise UserError(
-            f"data set {row.name}: ignore label {row.ignore_label} is also a class; give another"
-        )
-    for folder in row.label_folders:
-        label_ids = range(count) if folder.contiguous else file_ids
-        both = set(label_ids).intersection(folder.ignored)
-        if both:
-            raise UserError(
-                f"data set {row.name}: label value {min(both)} is both a class and ignored"
-            )
-        if max(*label_ids, *folder.ignored) >= MAX_LABEL_VALUES:
-            raise UserError(f"data set {row.name}: label values must be below {MAX_LABEL_VALUES}")
 
 
 _KEYS_OF_FILES = (
@@ -239,13 +217,3 @@ def _missing_truth(located: Located) -> Mapping[str, str]:
             missing[key] = f"{located.root / path} is not there"
             missing[key] += f"; to make it: {made_by}" if made_by else ""
     return missing
-
-
-def _palette(count: int) -> list[tuple[int, int, int]]:
-    """Colors (R, G, B) that differ between neighbors: hues by the golden ratio, two tones."""
-    colors = []
-    for index in range(count):
-        hue = index * 0.618034 % 1.0
-        rgb = colorsys.hsv_to_rgb(hue, 0.55 + 0.35 * (index % 2), 0.95 - 0.3 * (index // 2 % 2))
-        colors.append(tuple(round(255 * channel) for channel in rgb))
-    return colors

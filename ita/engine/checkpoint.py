@@ -1,22 +1,21 @@
 """Checkpoints: what is trained and the state of training, written whole or not at all."""
 
 import logging
-import os
-import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import Tensor, nn
 
+from ita.classes import ClassList
 from ita.errors import UserError
-from ita.evaluation.files import write_atomically
+from ita.files import write_atomically, written_whole
 from ita.modeling.conversion import convert_state_dict
+from ita.modeling.storage import read_metadata, read_tensors, reason, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +23,10 @@ logger = logging.getLogger(__name__)
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict")
 # Names of this many tensors are spelled out in one message.
 LISTED = 6
+# File that names the newest checkpoint of its folder (Detectron2's).
+LAST_CHECKPOINT = "last_checkpoint"
+# Key of the training class list.
+CLASSES = "train_classes"
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -49,8 +52,10 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        frozen = self._frozen_keys()
+        frozen = _frozen_keys(self.model)
         state = {"model": {k: v for k, v in self.model.state_dict().items() if k not in frozen}}
+        if (class_list := getattr(self.model, "train_class_list", None)) is not None:
+            state[CLASSES] = class_list.to_dict()
         for key, checkpointable in self.checkpointables.items():
             state[key] = checkpointable.state_dict()
         state.update(kwargs)
@@ -61,7 +66,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Make a file of the folder the one that a resumed run goes on from."""
-        path = Path(self.save_dir, "last_checkpoint")
+        path = Path(self.save_dir, LAST_CHECKPOINT)
         write_atomically(path, last_filename_basename.encode())
 
     def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
@@ -78,8 +83,8 @@ class Checkpointer(FvcoreCheckpointer):
             self.logger.info("MODEL.WEIGHTS is empty: starting from initial weights")
             return {}
         self.logger.info("Loading %s", path)
-        checkpoint = read_checkpoint(self._local_path(path))
-        self._load_weights(checkpoint.pop("model"), path)
+        checkpoint = read_checkpoint(local_path(path))
+        load_weights(self.model, checkpoint.pop("model"), path)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in checkpoint:
                 raise UserError(f"{path} holds weights but no state of training to resume from")
@@ -88,7 +93,7 @@ class Checkpointer(FvcoreCheckpointer):
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 raise UserError(
                     f"cannot resume from {path}, which was written with another config or version: "
-                    f"{_first_line(error)}"
+                    f"{reason(error)}"
                 ) from error
         return checkpoint
 
@@ -100,41 +105,90 @@ class Checkpointer(FvcoreCheckpointer):
             self.logger.info("Nothing to resume in %s", self.save_dir)
         return self.load(path, checkpointables=[])
 
-    def _local_path(self, path: str) -> Path:
-        """The file itself, downloaded if ``path`` is an address."""
-        try:
-            return Path(self.path_manager.get_local_path(path))
-        except Exception as error:  # each kind of address has errors of its own
-            raise UserError(f"cannot get checkpoint {path}: {_first_line(error)}") from error
 
-    def _frozen_keys(self) -> set[str]:
-        frozen_state_keys = getattr(self.model, "frozen_state_keys", set)
-        return frozen_state_keys()
+def local_path(path: str) -> Path:
+    """The file itself, downloaded if ``path`` is an address.
 
-    def _load_weights(self, weights: dict[str, Tensor], path: str) -> None:
-        weights = convert_state_dict(_without_wrapper(weights))
-        model_weights = self.model.state_dict()
-        _check_shapes(weights, model_weights, path)
-        trained = model_weights.keys() - self._frozen_keys()
-        if trained and trained.isdisjoint(weights):
-            raise UserError(
-                f"{path} holds no weights of this model; its tensors are {_listed(weights)}"
-            )
-        self.model.load_state_dict(weights, strict=False)
-        if missing := trained - weights.keys():
-            self.logger.warning(
-                "%s lacks %d of the model's tensors, which keep their initial values: %s",
-                path,
-                len(missing),
-                _listed(missing),
-            )
-        if unexpected := weights.keys() - model_weights.keys():
-            self.logger.warning(
-                "%s has %d tensors that the model does not: %s",
-                path,
-                len(unexpected),
-                _listed(unexpected),
-            )
+    Raises:
+        UserError: it cannot be downloaded.
+    """
+    try:
+        return Path(PathManager.get_local_path(path))
+    except Exception as error:  # each kind of address has errors of its own
+        raise UserError(f"cannot get checkpoint {path}: {reason(error)}") from error
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> None:
+    """Load weights by name, in the names of this model or of its ancestors.
+
+    Args:
+        model: those of its tensors that the weights lack, CLIP's aside, are named in a warning.
+        weights: of :func:`read_checkpoint`.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: weights of other shapes, or none of this model.
+    """
+    weights = convert_state_dict(_without_wrapper(weights))
+    model_weights = model.state_dict()
+    _check_shapes(weights, model_weights, path)
+    trained = model_weights.keys() - _frozen_keys(model)
+    if trained and trained.isdisjoint(weights):
+        raise UserError(
+            f"{path} holds no weights of this model; its tensors are {_listed(weights)}"
+        )
+    model.load_state_dict(weights, strict=False)
+    if missing := trained - weights.keys():
+        logger.warning(
+            "%s lacks %d of the model's tensors, which keep their initial values: %s",
+            path,
+            len(missing),
+            _listed(missing),
+        )
+    if unexpected := weights.keys() - model_weights.keys():
+        logger.warning(
+            "%s has %d tensors that the model does not: %s",
+            path,
+            len(unexpected),
+            _listed(unexpected),
+        )
+
+
+def trained_class_list(checkpoint: Mapping[str, Any], path: str) -> ClassList | None:
+    """The training class list that a checkpoint carries; None in those of other programs.
+
+    Raises:
+        UserError: what it carries is not a class list.
+    """
+    if CLASSES not in checkpoint:
+        return None
+    try:
+        return ClassList.from_dict(checkpoint[CLASSES])
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint's weights and training class list as ``.safetensors``, atomically.
+
+    Args:
+        checkpoint: of :func:`read_checkpoint`.
+        path: the file to write.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    metadata = {CLASSES: checkpoint[CLASSES]} if CLASSES in checkpoint else {}
+    write_tensors(path, checkpoint["model"], metadata)
+
+
+def last_checkpoint(folder: str | Path) -> str:
+    """Path of the newest checkpoint of a run's folder; "" if it has none."""
+    try:
+        name = Path(folder, LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+    return str(Path(folder, name))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -150,32 +204,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or one that is not a checkpoint or is damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a checkpoint" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint {path} {what}; MODEL.WEIGHTS names a .pth or .safetensors")
-    try:
-        if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"cannot read checkpoint {path}: it is damaged, or holds more than tensors and plain "
-            "values"
-        ) from error
-    except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
-        raise UserError(
-            f"cannot read checkpoint {path}; it is damaged or cut short ({_first_line(error)})"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"checkpoint {path} is a {type(content).__name__}, not weights by name")
+    content = read_tensors(path, "checkpoint")
     key = next((k for k in WEIGHTS_KEYS if isinstance(content.get(k), dict)), None)
     weights = content if key is None else content.pop(key)
     weights = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     if not weights:
         raise UserError(f"checkpoint {path} holds no weights")
-    return {"model": weights} if key is None else {**content, "model": weights}
+    others = read_metadata(path) if key is None else content
+    return {**others, "model": weights}
+
+
+def _frozen_keys(model: nn.Module) -> set[str]:
+    return getattr(model, "frozen_state_keys", set)()
 
 
 def broadcast_weights(model: nn.Module) -> None:
@@ -206,18 +246,12 @@ def _check_shapes(weights: dict[str, Tensor], model: dict[str, Tensor], path: st
 
 
 def _save_atomically(state: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with written_whole(path) as partial, open(partial, "wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError from torch.save
-        raise UserError(f"cannot write checkpoint {path}: {_first_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -228,9 +262,3 @@ def _listed(names: Iterable[str]) -> str:
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _first_line(error: BaseException) -> str:
-    """The kind of an error and its first sentence; the rest may be pages of advice."""
-    line = next(iter(str(error).splitlines()), "")
-    return ": ".join(filter(None, (type(error).__name__, line.partition(". ")[0])))

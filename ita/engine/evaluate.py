@@ -1,8 +1,7 @@
 """Evaluation of every test set of a config in one run, each with its own vocabulary."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,28 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
-from torch import nn
 
-from ita.data import InferenceMapper, build_test_loader, class_list_for
+from ita.build import inference_options
+from ita.classes import ClassList
 from ita.data.catalogue import SEMANTIC
-from ita.data.loaders import RecordLoader
+from ita.data.loaders import RecordLoader, build_test_loader
+from ita.data.mapper import InferenceMapper
+from ita.data.registration import class_list_for
 from ita.engine.step import matmul_dtype
-from ita.evaluation import (
-    build_evaluator,
+from ita.evaluation.evaluators import build_evaluator
+from ita.meta_arch import ITA
+from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.vocabulary import TextEncoder
+from ita.reports.pictures import PicturesEvaluator
+from ita.reports.tables import (
     format_class_table,
     format_seen_table,
     format_table,
     write_results,
 )
-from ita.modeling.vocabulary import ClassList
+from ita.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -66,28 +71,31 @@ def _build_loader(cfg: CfgNode, name: str) -> RecordLoader:
 
 def evaluate(
     cfg: CfgNode,
-    model: nn.Module,
+    model: ITA,
     test_sets: list[TestSet] | None = None,
     *,
+    text: TextEncoder | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log tables and write ``OUTPUT_DIR/results.json``.
 
-    The model computes in float32, as published numbers do, unless ``TEST.AMP`` is on. Its
-    vocabulary and its mode are afterwards what they were before. Every process calls this.
+    The model computes in float32, as published numbers do, unless ``TEST.AMP`` is on. Every process
+    calls this.
 
     Args:
         cfg: the run's config.
         model: not wrapped for data parallelism.
         test_sets: those of the config, if they are loaded already.
-        run: what is noted beside the results, such as the iteration.
+        text: encodes class names with the model's CLIP; names of earlier evaluations are known.
+        run: notes to store with the results, such as the iteration.
 
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``), empty except on rank 0.
     """
+    text = text or TextEncoder(model.backbone)
     results = {}
     for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
-        results[test_set.name] = _evaluate_one(cfg, model, test_set)
+        results[test_set.name] = _evaluate_one(cfg, model, test_set, text)
     if not comm.is_main_process():
         return {}
     if results:
@@ -100,19 +108,27 @@ def evaluate(
     return results
 
 
-def _evaluate_one(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> dict[str, dict[str, Any]]:
-    options = cfg.MODEL.MASK_FORMER.TEST
+def _evaluate_one(
+    cfg: CfgNode, model: ITA, test_set: TestSet, text: TextEncoder
+) -> dict[str, dict[str, Any]]:
+    metadata = MetadataCatalog.get(test_set.name)
+    options = _options_for(cfg, metadata.evaluator_type)
     evaluator = build_evaluator(
         test_set.name,
         test_set.class_list,
         model.train_class_list,
-        semantic=options.SEMANTIC_ON,
-        panoptic=options.PANOPTIC_ON,
-        instance=options.INSTANCE_ON,
+        semantic=options.semantic,
+        panoptic=options.panoptic,
+        instance=options.instance,
         dominant=model.dominant is not None,
-        output_dir=cfg.OUTPUT_DIR,
-        pictures=cfg.TEST.NUM_PICTURES,
     )
+    if cfg.TEST.NUM_PICTURES and (options.semantic or options.panoptic):
+        folder = Path(cfg.OUTPUT_DIR) / "inference" / test_set.name / "pictures"
+        seen = tuple(test_set.class_list.seen(model.train_class_list))
+        pictures = PicturesEvaluator(
+            metadata, test_set.class_list, seen, folder, cfg.TEST.NUM_PICTURES
+        )
+        evaluator = DatasetEvaluators([evaluator, pictures])
     device = torch.device(cfg.MODEL.DEVICE)
     dtype = matmul_dtype(cfg.TEST.AMP, cfg.SOLVER.AMP.DTYPE, device)
     logger.info(
@@ -122,30 +138,23 @@ def _evaluate_one(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> dict[str
         test_set.class_list.name,
         dtype,
     )
-    metadata = MetadataCatalog.get(test_set.name)
-    with (
-        model.use_vocabulary(test_set.class_list, metadata.thing_ids),
-        _tasks_of(model, metadata.evaluator_type),
-        torch.autocast(device.type, dtype, enabled=dtype != torch.float32),
-    ):
-        results = inference_on_dataset(model, test_set.loader, evaluator)
+    vocabulary = model.make_vocabulary(test_set.class_list, text)
+    segmenter = Segmenter(model, vocabulary, options)
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        results = inference_on_dataset(segmenter, test_set.loader, evaluator)
     if comm.is_main_process() and "sem_seg" in results:
         table = format_class_table(test_set.class_list.names, results)
         logger.info("IoU of the classes of %s\n%s", test_set.name, table)
     return results
 
 
-@contextmanager
-def _tasks_of(model: nn.Module, evaluator_type: str) -> Iterator[None]:
-    """Leave out panoptic and instance results on a set that has semantic labels only.
+def _options_for(cfg: CfgNode, evaluator_type: str) -> InferenceOptions:
+    """The config's options, without panoptic and instance results on a semantic data set.
 
-    Besides the time it saves, this makes its mIoU the one that it has in a run of its own: the
-    order of resizing depends on the tasks (design section 7).
+    Besides saving time, this makes its mIoU equal to that of a run of its own: the order of
+    resizing depends on the results asked for (design section 7).
     """
-    before = model.inference_options
-    if evaluator_type == SEMANTIC and before.semantic:
-        model.inference_options = replace(before, panoptic=False, instance=False)
-    try:
-        yield
-    finally:
-        model.inference_options = before
+    options = inference_options(cfg)
+    if evaluator_type == SEMANTIC and options.semantic:
+        return replace(options, panoptic=False, instance=False)
+    return options

@@ -25,9 +25,9 @@ def parameter_groups(
     *,
     base_lr: float,
     weight_decay: float,
-    weight_decay_norm: float | None = 0.0,
-    weight_decay_embed: float = 0.0,
-    projection_lr_multiplier: float = 0.1,
+    weight_decay_norm: float | None,
+    weight_decay_embed: float,
+    projection_lr_multiplier: float,
 ) -> list[dict[str, Any]]:
     """Sort what is trained into as few optimizer groups as its hyper-parameters allow.
 

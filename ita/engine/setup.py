@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ita.evaluation.files import write_atomically
+from ita.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -57,9 +57,9 @@ class OptimizerStep:
         optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        max_norm: float = math.inf,
-        norm_type: float = 2.0,
+        dtype: torch.dtype,
+        max_norm: float,
+        norm_type: float,
     ) -> None:
         """Prepare steps.
 

@@ -14,13 +14,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
-from ita.data import TrainingMapper, build_train_loader
-from ita.data.loaders import RecordLoader
+from ita.data.loaders import RecordLoader, build_train_loader
+from ita.data.mapper import TrainingMapper
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
 from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput
@@ -28,7 +27,9 @@ from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.setup import seed_process
 from ita.engine.step import OptimizerStep, matmul_dtype
 from ita.errors import UserError
-from ita.evaluation import scalars
+from ita.meta_arch import build_model
+from ita.modeling.vocabulary import TextEncoder
+from ita.reports.tables import scalars
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class Trainer(TrainerBase):
         self.step = _build_step(cfg, self.model, self.optimizer)
         self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.data_loader: RecordLoader | None = None
+        # Made when CLIP's weights are final.
+        self._text: TextEncoder | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self.register_hooks(self._build_hooks())
 
@@ -109,7 +112,8 @@ class Trainer(TrainerBase):
         seed_process(self.cfg, offset=self.start_iter)
         if self.data_loader is None:
             self.data_loader = self._build_data_loader()
-        self.model.set_vocabulary(self.model.train_class_list, self.model.train_thing_ids)
+        self._text = TextEncoder(self.model.backbone)
+        self.model.prepare_training(self._text)
         writer = self._build_writer()
         self.register_hooks([writer])
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
@@ -206,7 +210,9 @@ class Trainer(TrainerBase):
     def _evaluate(self) -> dict[str, float]:
         """Evaluate on all test sets: the numbers for the event storage."""
         iteration = min(self.iter + 1, self.max_iter)
-        self.results = evaluate(self.cfg, self.model, self.test_sets, run={"iteration": iteration})
+        self.results = evaluate(
+            self.cfg, self.model, self.test_sets, text=self._text, run={"iteration": iteration}
+        )
         return {
             f"{name}/{metric}": value
             for name, result in self.results.items()

@@ -6,10 +6,11 @@ from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ita.data import load_semantic_label
+from ita.classes import ClassList
+from ita.data.reading import load_semantic_label
 from ita.errors import UserError
 from ita.evaluation.seen import harmonic_mean, split_by_seen
-from ita.modeling.vocabulary import ClassList
+from ita.modeling.postprocess import label_map
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -58,7 +59,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 f"the model scores {len(scores)} classes, but class list {self._class_list.name} "
                 f"has {len(self._class_list)}"
             )
-        return scores.argmax(dim=0).cpu().numpy()
+        return label_map(scores).cpu().numpy()
 
     def _add(self, name: str, label: np.ndarray, prediction: np.ndarray) -> None:
         if label.shape != prediction.shape:

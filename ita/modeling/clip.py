@@ -32,11 +32,8 @@ class ImageTower(Protocol):
 
     channels: dict[str, int]
 
-    def stem(self, images: Tensor) -> Tensor:
-        """Everything before the first stage: [B, 3, H, W] -> [B, C, H/s, W/s]."""
-
-    def stages(self, stem: Tensor) -> dict[str, Tensor]:
-        """The stem's output to res2 ... res5 and the dense CLIP feature."""
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Images [B, 3, H, W] to res2 ... res5 and the dense CLIP feature."""
 
     def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
         """Dense feature [B, C, h, w] over boolean masks [B, Q, h, w] -> CLIP space [B, Q, D]."""
@@ -55,11 +52,8 @@ class ConvNeXtTower:
             for name, info in zip(STAGES, self.trunk.feature_info, strict=True)
         }
 
-    def stem(self, images: Tensor) -> Tensor:
-        return self.trunk.stem(images)
-
-    def stages(self, stem: Tensor) -> dict[str, Tensor]:
-        features, x = {}, stem
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        features, x = {}, self.trunk.stem(images)
         for name, stage in zip(STAGES, self.trunk.stages, strict=True):
             features[name] = x = stage(x)
         return features | {DENSE: self.trunk.norm_pre(x)}
@@ -87,14 +81,12 @@ class ResNetTower:
             for name, layer in zip(STAGES, self.layers, strict=True)
         }
 
-    def stem(self, images: Tensor) -> Tensor:
-        v, x = self.visual, images
-        x = v.act1(v.bn1(v.conv1(x)))
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        v = self.visual
+        x = v.act1(v.bn1(v.conv1(images)))
         x = v.act2(v.bn2(v.conv2(x)))
-        return v.act3(v.bn3(v.conv3(x)))
-
-    def stages(self, stem: Tensor) -> dict[str, Tensor]:
-        features, x = {}, self.visual.avgpool(stem)
+        x = v.avgpool(v.act3(v.bn3(v.conv3(x))))
+        features = {}
         for name, layer in zip(STAGES, self.layers, strict=True):
             features[name] = x = layer(x)
         return features | {DENSE: x}
@@ -208,12 +200,7 @@ class FrozenCLIP(Backbone):
             ``res2`` ... ``res5`` at strides 4 ... 32 and ``dense``, CLIP's last feature before
             pooling, at stride 32.
         """
-        return self.tower.stages(self.tower.stem(images))
-
-    @torch.no_grad()
-    def stem(self, images: Tensor) -> Tensor:
-        """The image tower's stem alone."""
-        return self.tower.stem(images)
+        return self.tower.features(images)
 
     @torch.no_grad()
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
@@ -306,5 +293,5 @@ def _image_tower(visual: nn.Module) -> ImageTower:
         return ResNetTower(visual)
     raise UserError(
         f"the image tower of this CLIP is a {type(visual).__name__}; ITA needs a convolutional "
-        "one: choose a convnext_* or RN* model in MODEL.FC_CLIP.CLIP_MODEL_NAME"
+        "one: choose a convnext_* or RN* model"
     )

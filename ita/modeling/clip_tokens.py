@@ -5,17 +5,15 @@ int64, the ascending ids of these tokens; every other row of the table is zero.
 """
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from ita.errors import UserError
+from ita.modeling.storage import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +29,14 @@ def save_clip(clip: nn.Module, path: str | Path, rows: Tensor) -> None:
 
     Args:
         clip: an open_clip model with a token table.
-        path: the safetensors file to write; its folder is there. Tensors are stored in float32.
+        path: the safetensors file to write. Tensors are stored in float32.
         rows: [n] int64 ascending token ids, see :func:`token_ids`.
 
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path)
     state = clip.state_dict() | {TABLE: clip.state_dict()[TABLE][rows.to(clip.logit_scale.device)]}
-    tensors = {name: tensor.float().cpu().contiguous() for name, tensor in state.items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(save(tensors | {ROWS: rows.cpu()}))
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_tensors(path, {name: tensor.float() for name, tensor in state.items()} | {ROWS: rows})
 
 
 def token_ids(tokens: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from ita.errors import UserError
+from ita.files import PACKAGE, find_file
 from ita.modeling.clip import FrozenCLIP
 from ita.modeling.clip_tokens import WarningTokenizer, complete_token_table, has_few_tokens
 
@@ -29,8 +30,8 @@ RANDOM_SEED = 0
 # Names under which open_clip's weights are published, best first.
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-# What relative paths are relative to: the working directory, or else the checkout.
-SEARCH_ROOTS = (Path(), Path(__file__).resolve().parents[2])
+# Where the folder with the weights of an open_clip tag may lie.
+SEARCH_ROOTS = (Path(), PACKAGE.parent)
 
 
 def build_clip(model_name: str, weights: str) -> FrozenCLIP:
@@ -40,8 +41,8 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
         model_name: an open_clip model name, or the path of an open_clip model config in JSON.
         weights: an open_clip tag, a file, a folder with one weights file, or ``"random"``.
 
-    Relative paths are those of the working directory, or else of the checkout. A file may hold the
-    used rows of the token table alone (see ``clip_tokens``); words with other tokens are warned of.
+    Paths are those of :func:`ita.files.find_file`. A file may hold the used rows of the token table
+    alone (see ``clip_tokens``); words with other tokens are warned of.
 
     Raises:
         UserError: unknown model or tag, weights that are not there and cannot be downloaded, or
@@ -79,17 +80,17 @@ def find_weights(model_name: str, weights: str) -> Path:
     Raises:
         UserError: nothing there and nothing to be had, with what to put where.
     """
-    for path in (root / weights for root in SEARCH_ROOTS):
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return _file_in_folder(path)
+    path = find_file(weights)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _file_in_folder(path)
     tag_config = open_clip.get_pretrained_cfg(model_name, weights)
     if not tag_config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
         raise UserError(
             f"CLIP weights {weights!r} are neither a file, a folder, nor an open_clip tag of "
-            f"{model_name} (its tags: {tags}); set MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+            f"{model_name} (its tags: {tags})"
         )
     found = _file_in_hub_folder(tag_config)
     # Also with a file at hand every process waits in turn: other machines may lack it.
@@ -127,7 +128,7 @@ def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
         raise UserError(
             f"CLIP weights {tag} of {model_name} are not here and cannot be downloaded "
             f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
-            f"{hub_folder(tag_config)}, or name your file in MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+            f"{hub_folder(tag_config)}, or give the path of your file as weights"
         ) from error
 
 
@@ -152,7 +153,7 @@ def _file_in_folder(folder: Path) -> Path:
         found = ", ".join(f.name for f in files) or "none"
         raise UserError(
             f"folder {folder} should hold one file of CLIP weights ({' or '.join(WEIGHT_FILES)}); "
-            f"found {found}: name the file in MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS"
+            f"found {found}: give the path of the file"
         )
     return files[0]
 
@@ -164,12 +165,12 @@ def _model_config(model_name: str) -> dict[str, Any]:
         config = open_clip.get_model_config(model_name)
         if config is None:
             raise UserError(
-                f"open_clip knows no model {model_name!r}; MODEL.FC_CLIP.CLIP_MODEL_NAME is a "
-                "name such as convnext_large_d_320 or RN50, or a model config file (.json)"
+                f"open_clip knows no model {model_name!r}; give a name such as "
+                "convnext_large_d_320 or RN50, or a model config file (.json)"
             )
         return config
-    path = next((root / path for root in SEARCH_ROOTS if (root / path).is_file()), None)
-    if path is None:
+    path = find_file(path)
+    if not path.is_file():
         raise UserError(f"CLIP model config not found: {model_name}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -38,11 +38,11 @@ class SetCriterion(nn.Module):
         matcher: HungarianMatcher,
         weights: dict[str, float],
         *,
-        void_weight: float = 0.1,
-        num_points: int = 12544,
-        oversample_ratio: float = 3.0,
-        importance_ratio: float = 0.75,
-        deep_supervision: bool = True,
+        void_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_ratio: float,
+        deep_supervision: bool,
         point_source: PointSource = uniform_points,
     ) -> None:
         super().__init__()

@@ -99,14 +99,14 @@ class Decoder(nn.Module):
         in_dim: int,
         mask_dim: int,
         text_dim: int,
-        hidden_dim: int = 256,
-        num_queries: int = 180,
-        num_dominant: int = 20,
-        num_layers: int = 9,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        self_attention: bool = False,
-        num_levels: int = 3,
+        hidden_dim: int,
+        num_queries: int,
+        num_dominant: int,
+        num_layers: int,
+        num_heads: int,
+        ffn_dim: int,
+        self_attention: bool,
+        num_levels: int,
     ) -> None:
         super().__init__()
         self.num_queries, self.num_dominant = num_queries, num_dominant

@@ -5,35 +5,15 @@ become the decoder's first queries.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ita.errors import UserError
-
-# Stands for whatever no name of the vocabulary covers.
-OTHER = "other"
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """The names that may be found dominant: every synonym of a vocabulary in order, and "other".
-
-    Attributes:
-        names: M names.
-        ranking: [M, D] unit text features that are compared with the image.
-        queries: [M, D] text features that become queries.
-        class_index: int64 [M], the class of each name, -1 for "other".
-    """
-
-    names: tuple[str, ...]
-    ranking: Tensor
-    queries: Tensor
-    class_index: Tensor
+from ita.modeling.storage import read_tensors
+from ita.modeling.vocabulary import Candidates
 
 
 class DominantCategories(nn.Module):
@@ -96,17 +76,11 @@ def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
     Raises:
         UserError: the file is missing, unreadable or of another form or width.
     """
-    if not path.is_file():
-        raise UserError(f"name table not found: {path} (MODEL.ITA.NAME_TABLE)")
+    table = read_tensors(path, "name table")
     try:
-        if path.suffix == ".safetensors":
-            table = load_file(path)
-        else:
-            table = torch.load(path, map_location="cpu", weights_only=True)
         features = {name: feature.flatten().float() for name, feature in table.items()}
-    except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"cannot read name table {path}: {reason[:200].rstrip(': ')}") from error
+    except AttributeError as error:
+        raise UserError(f"name table {path} holds other values than tensors") from error
     for name, feature in features.items():
         if len(feature) != text_dim:
             raise UserError(

@@ -17,15 +17,20 @@ PointSource = Callable[[int, int, torch.device], Tensor]
 
 
 class Target(NamedTuple):
-    """What is truly in one image.
+    """Ground truth of one image.
 
     Attributes:
-        labels: [M] int64 class ids.
-        masks: [M, H, W] float32 in 0-1, at the padded size of the batch.
+        labels: int64 [M] class ids.
+        masks: float32 [M, H, W] in 0-1; the criterion takes them at the padded size of the batch.
     """
 
     labels: Tensor
     masks: Tensor
+
+    def padded_to(self, size: tuple[int, int]) -> "Target":
+        """The same with masks zero-padded at the right and bottom to (H, W)."""
+        height, width = self.masks.shape[-2:]
+        return Target(self.labels, F.pad(self.masks, (0, size[1] - width, 0, size[0] - height)))
 
 
 class Match(NamedTuple):
@@ -61,11 +66,11 @@ class HungarianMatcher(nn.Module):
     def __init__(
         self,
         *,
-        class_weight: float = 2.0,
-        mask_weight: float = 5.0,
-        dice_weight: float = 5.0,
-        dominant_weight: float = 0.0,
-        num_points: int = 12544,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        dominant_weight: float,
+        num_points: int,
         point_source: PointSource = uniform_points,
     ) -> None:
         super().__init__()

@@ -130,11 +130,11 @@ class PixelDecoder(nn.Module):
         self,
         in_channels: Mapping[str, int],
         *,
-        hidden_dim: int = 256,
-        mask_dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        num_points: int = 4,
+        hidden_dim: int,
+        mask_dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_points: int,
     ) -> None:
         super().__init__()
         self.input_proj = nn.ModuleDict(

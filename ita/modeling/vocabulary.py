@@ -1,14 +1,15 @@
 """Class names to text classifier to class logits (paper section 3.2; design section 2)."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
 
-from ita.errors import UserError
+from ita.classes import ClassList
 from ita.modeling.clip import FrozenCLIP
 
 PROMPTS: tuple[str, ...] = (
@@ -28,71 +29,31 @@ PROMPTS: tuple[str, ...] = (
     ),
 )
 BARE: tuple[str, ...] = ("{}",)
-# Greatest scale of a cosine before softmax, as CLIP was trained.
+# Represents whatever no name of a vocabulary covers.
+OTHER = "other"
+# Largest scale of a cosine before softmax, as in CLIP's training.
 MAX_LOGIT_SCALE = 100.0
 
 
-@dataclass(frozen=True)
-class ClassList:
-    """Classes of a data set, each with its synonyms; the first one is the class's name.
+class TextEncoder:
+    """Text features of class names from the frozen CLIP; each name is encoded once.
 
-    Attributes:
-        name: which list this is; results state it.
-        classes: the synonyms of every class, in the order of the class ids.
+    Make one when CLIP's weights are final: features that are encoded already are not encoded again.
+    It may be shared between threads. In a distributed job the main process encodes and the others
+    receive, so that :meth:`encode` is a collective call that all processes make with the same
+    names.
+
+    Args:
+        clip: the frozen CLIP.
     """
 
-    name: str
-    classes: tuple[tuple[str, ...], ...]
-
-    def __post_init__(self) -> None:
-        if not self.classes:
-            raise UserError(f"class list {self.name} is empty; give at least one class")
-        for index, synonyms in enumerate(self.classes):
-            if not synonyms or not all(synonyms):
-                raise UserError(f"class {index} of class list {self.name} has an empty name")
-
-    @classmethod
-    def from_strings(cls, name: str, classes: Iterable[str]) -> "ClassList":
-        """Make a list from comma-separated synonyms, one string per class.
-
-        Raises:
-            UserError: no classes, or a class without a name.
-        """
-        split = (tuple(s.strip() for s in synonyms.split(",")) for synonyms in classes)
-        return cls(name, tuple(split))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The first synonym of every class."""
-        return tuple(synonyms[0] for synonyms in self.classes)
-
-    @property
-    def synonyms(self) -> tuple[str, ...]:
-        """Every synonym of every class, in order, repeated ones kept: N of them."""
-        return tuple(s for synonyms in self.classes for s in synonyms)
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def seen(self, training: "ClassList") -> list[bool]:
-        """For each class, whether one of its synonyms is, to the letter, one of ``training``."""
-        known = set(training.synonyms)
-        return [not known.isdisjoint(synonyms) for synonyms in self.classes]
-
-
-@dataclass
-class TextFeatures:
-    """Text features of names from the frozen CLIP, encoded once per job and name.
-
-    In a distributed job the main process encodes and the others receive, so :meth:`encode` is a
-    collective call: every process makes it with the same names.
-    """
-
-    clip: FrozenCLIP
-    _cache: dict[tuple[tuple[str, ...], str], Tensor] = field(default_factory=dict)
+    def __init__(self, clip: FrozenCLIP) -> None:
+        self.clip = clip
+        self._features: dict[tuple[tuple[str, ...], str], Tensor] = {}
+        self._lock = threading.Lock()
 
     def encode(self, names: Sequence[str], prompts: tuple[str, ...] = PROMPTS) -> Tensor:
-        """One unit vector per name: the mean over prompts of unit text features, normalized.
+        """Encode names as unit vectors: means over prompts of unit text features, normalized.
 
         Args:
             names: N names, repeats allowed.
@@ -101,17 +62,16 @@ class TextFeatures:
         Returns:
             [N, D] float32 on CLIP's device.
         """
-        missing = [n for n in dict.fromkeys(names) if (prompts, n) not in self._cache]
-        if missing:
-            for name, feature in zip(missing, self._encode_once(missing, prompts), strict=True):
-                self._cache[prompts, name] = feature
-        device = self.clip.device
-        return torch.stack([self._cache[prompts, n] for n in names]).to(device)
+        with self._lock:
+            missing = [n for n in dict.fromkeys(names) if (prompts, n) not in self._features]
+            if missing:
+                features = self._encode_once(missing, prompts)
+                for name, feature in zip(missing, features, strict=True):
+                    self._features[prompts, name] = feature
+            rows = [self._features[prompts, name] for name in names]
+        return torch.stack(rows).to(self.clip.device)
 
-    def clear(self) -> None:
-        """Forget everything, as is due when CLIP's weights have changed."""
-        self._cache.clear()
-
+    @torch.no_grad()
     def _encode_once(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
         features = torch.empty(len(names), self.clip.embed_dim, device=self.clip.device)
         if comm.is_main_process():
@@ -122,6 +82,97 @@ class TextFeatures:
         if comm.get_world_size() > 1:
             torch.distributed.broadcast(features, src=0)
         return features
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Names that may be found dominant: every synonym of a vocabulary in order, then "other".
+
+    Attributes:
+        names: M names.
+        ranking: [M, D] unit text features that are compared with the image.
+        queries: [M, D] text features that become queries.
+        class_index: int64 [M], the class of each name, -1 for "other".
+    """
+
+    names: tuple[str, ...]
+    ranking: Tensor
+    queries: Tensor
+    class_index: Tensor
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A class list, encoded by the frozen CLIP: an immutable value that inference takes.
+
+    Attributes:
+        class_list: C classes with N synonyms in all.
+        features: [N, D], one unit vector per synonym.
+        class_index: int64 [N], the class of each synonym.
+        seen: bool [C], classes that share a synonym with the training class list.
+        candidates: names that may be found dominant; None without dominant categories.
+    """
+
+    class_list: ClassList
+    features: Tensor
+    class_index: Tensor
+    seen: Tensor
+    candidates: Candidates | None
+
+
+def encode_vocabulary(
+    class_list: ClassList, training: ClassList, text: TextEncoder, candidates: Candidates | None
+) -> Vocabulary:
+    """Encode a class list.
+
+    Args:
+        class_list: C classes.
+        training: the class list that the model is trained on.
+        text: encodes the names; see :meth:`TextEncoder.encode` for distributed jobs.
+        candidates: of :func:`encode_candidates`; None without dominant categories.
+    """
+    device = text.clip.device
+    return Vocabulary(
+        class_list=class_list,
+        features=text.encode(class_list.synonyms),
+        class_index=torch.tensor(_class_index(class_list), device=device),
+        seen=torch.tensor(class_list.seen(training), device=device),
+        candidates=candidates,
+    )
+
+
+def encode_candidates(
+    class_list: ClassList,
+    text: TextEncoder,
+    *,
+    prompts: tuple[str, ...],
+    name_table: Mapping[str, Tensor],
+) -> Candidates:
+    """Encode the candidates for dominant categories of a class list (design section 3).
+
+    Args:
+        class_list: C classes with N synonyms.
+        text: encodes the names.
+        prompts: patterns that the names are put in.
+        name_table: [D] features by name; they replace the features that become queries, not those
+            that are compared with the image.
+
+    Returns:
+        M = N + 1 candidates.
+    """
+    names = (*class_list.synonyms, OTHER)
+    ranking = text.encode(names, prompts)
+    queries = ranking.clone()
+    for row, name in enumerate(names):
+        if name in name_table:
+            queries[row] = name_table[name]
+    classes = torch.tensor([*_class_index(class_list), -1], device=text.clip.device)
+    return Candidates(names, ranking, queries, classes)
+
+
+def _class_index(class_list: ClassList) -> list[int]:
+    """The class of each synonym."""
+    return [i for i, synonyms in enumerate(class_list.classes) for _ in synonyms]
 
 
 @dataclass(frozen=True)

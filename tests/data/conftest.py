@@ -8,7 +8,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ita.data import register_all, register_semantic
+from ita.data.registration import register_all, register_semantic
 from tests.data.mini import CLASSES, DOG, GRASS, PERSON, MiniPanoptic, random_image
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from ita.data import register_panoptic
+from ita.data.registration import register_panoptic
 
 CLASSES = "1: person, human\n3: dog\n7: sky\n9: grass, lawn\n"
 # Contiguous ids and category ids of CLASSES.

@@ -10,7 +10,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ita.data import InferenceMapper, TrainingMapper, load_semantic_label
+from ita.data.mapper import InferenceMapper, TrainingMapper
+from ita.data.reading import load_semantic_label
 from ita.errors import UserError
 from tests.data import mini_sets
 

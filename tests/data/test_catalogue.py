@@ -7,8 +7,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from ita.data import load_semantic_label, register_all, register_panoptic, register_semantic
 from ita.data.catalogue import CATALOGUE
+from ita.data.reading import load_semantic_label
+from ita.data.registration import register_all, register_panoptic, register_semantic
 from ita.errors import UserError
 
 COCO = "openvocab_coco_2017_val_panoptic_with_sem_seg"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ita.data import load_semantic_label, register_custom
+from ita.data.reading import load_semantic_label
+from ita.data.registration import register_custom
 from ita.errors import UserError
 from tests.data import mini_sets
 from tests.data.mini import random_image

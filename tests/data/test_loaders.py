@@ -8,7 +8,8 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from ita.data import InferenceMapper, TrainingMapper, build_test_loader, build_train_loader
+from ita.data.loaders import build_test_loader, build_train_loader
+from ita.data.mapper import InferenceMapper, TrainingMapper
 from ita.errors import UserError
 from tests.data.mini import DOG, PERSON, random_image
 
@@ -157,7 +158,9 @@ COUNT_IN_SPAWNED = """
 import itertools, multiprocessing, sys
 from pathlib import Path
 from detectron2.data import MetadataCatalog
-from ita.data import TrainingMapper, build_train_loader, register_panoptic
+from ita.data.mapper import TrainingMapper
+from ita.data.loaders import build_train_loader
+from ita.data.registration import register_panoptic
 
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")

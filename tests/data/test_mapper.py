@@ -6,8 +6,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ita.data import InferenceMapper, TrainingMapper, load_semantic_label
-from ita.data.mapper import label_masks
+from ita.data.mapper import InferenceMapper, TrainingMapper, label_masks
+from ita.data.reading import load_semantic_label
 from ita.errors import UserError
 from tests.data.mini import DOG, GRASS, PERSON, SKY, random_image
 

@@ -3,8 +3,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ita.data import load_semantic_label
-from ita.data.reading import read_image, read_panoptic_ids
+from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
 from ita.errors import UserError
 from tests.data.mini import DOG, GRASS, PERSON, random_image
 

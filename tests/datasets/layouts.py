@@ -12,7 +12,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from ita.data.class_lists import parse_class_list
+from ita.classes import parse_class_list
 
 Truth = dict[str, np.ndarray]
 

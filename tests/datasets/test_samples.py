@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ita.data.class_lists import read_class_list
+from ita.classes import read_class_list
 from ita.data.preparing.ade20k_full import read_indices
 
 STREET = "ADE20K_2021_17_01/images/ADE/training/urban/street"

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ita.data import load_semantic_label
+from ita.data.reading import load_semantic_label
 from tests.datasets import layouts
 from tests.datasets.conftest import PLANS, files, start_all
 from tests.datasets.layouts import BUILDERS

@@ -3,7 +3,7 @@ import torch
 
 import ita.meta_arch  # noqa: F401  (registers the model)
 from ita.config import load_config
-from ita.data.toy import make_toy_dataset
+from ita.toy.dataset import make_toy_dataset
 from tests.engine.tiny import CONFIG, overrides
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from detectron2.modeling import build_model
 from torch import nn
 
 from ita.engine.evaluate import evaluate
+from ita.meta_arch import build_model
 
 
 @pytest.mark.parametrize("amp", [False, True])

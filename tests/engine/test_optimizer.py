@@ -2,11 +2,11 @@ import re
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from torch import nn
 
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer, parameter_groups
 from ita.errors import UserError
+from ita.meta_arch import build_model
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ita.data import class_list_for
-from ita.data.class_lists import VOCABULARIES
+from ita.classes import CLASS_LISTS
+from ita.data.registration import class_list_for
 from ita.engine.setup import seed_process
 from ita.engine.trainer import Trainer, scale_to_world
 from ita.errors import UserError
@@ -157,7 +157,7 @@ def renamed(tmp_path):
     """The toy classes under other names, which no training class has."""
     lines = [
         line.replace(": ", ": other ")
-        for line in (VOCABULARIES / "toy.txt").read_text().splitlines()
+        for line in (CLASS_LISTS / "toy.txt").read_text().splitlines()
         if line.strip() and not line.startswith("#")
     ]
     path = tmp_path / "renamed.txt"

@@ -1,11 +1,9 @@
 """Running evaluators over the scenes."""
 
-from ita.evaluation import (
-    DominantEvaluator,
-    InstanceEvaluator,
-    PanopticEvaluator,
-    SemanticEvaluator,
-)
+from ita.evaluation.hit_rate import DominantEvaluator
+from ita.evaluation.instance import InstanceEvaluator
+from ita.evaluation.panoptic import PanopticEvaluator
+from ita.evaluation.semantic import SemanticEvaluator
 from tests.evaluation.scenes import SEEN, random_prediction
 
 

@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from panopticapi.utils import id2rgb
 from PIL import Image
 
-from ita.data import register_panoptic
-from ita.modeling.vocabulary import ClassList
+from ita.classes import ClassList
+from ita.data.registration import register_panoptic
 
 CATEGORY_IDS = (3, 7, 12, 20, 31, 44)
 # First names may repeat.

@@ -5,7 +5,8 @@ import torch.distributed as dist
 from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 
-from ita.evaluation import build_evaluator, write_results
+from ita.evaluation.evaluators import build_evaluator
+from ita.reports.tables import write_results
 from tests.evaluation.scenes import NUM_IMAGES, TRAINING, random_prediction, registered
 
 

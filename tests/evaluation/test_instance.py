@@ -7,7 +7,7 @@ import torch
 from detectron2.structures import Instances
 
 from ita.errors import UserError
-from ita.evaluation import InstanceEvaluator
+from ita.evaluation.instance import InstanceEvaluator
 from tests.evaluation.helpers import evaluate, instance, predictions
 from tests.evaluation.scenes import perfect_prediction, random_prediction, registered
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ita.errors import UserError
-from ita.evaluation import PanopticEvaluator
+from ita.evaluation.panoptic import PanopticEvaluator
 from tests.evaluation.helpers import evaluate, panoptic, predictions
 from tests.evaluation.scenes import (
     ABSENT,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ita.classes import ClassList
 from ita.errors import UserError
-from ita.evaluation import SemanticEvaluator
-from ita.modeling.vocabulary import ClassList
+from ita.evaluation.semantic import SemanticEvaluator
 from tests.evaluation.helpers import predictions, semantic
 from tests.evaluation.scenes import ABSENT, SEEN, perfect_prediction
 

@@ -1,5 +1,21 @@
-"""Preparing: from what people download to the folders that training and evaluation read.
+"""Preparation: from downloaded data sets to the folders that training and evaluation read.
 
-A module per data set says what is to be made (``plan``); ``jobs`` makes it. The command lines are
-``datasets/prepare_*.py``.
+One module per data set describes its outputs (``plan``); ``jobs`` makes them. The command is
+``ita datasets prepare``.
 """
+
+from typing import NamedTuple
+
+
+class Preparation(NamedTuple):
+    """A data set that can be prepared.
+
+    Attributes:
+        module: of this package, with a function ``plan``.
+        summary: one line.
+        files: what is read and written.
+    """
+
+    module: str
+    summary: str
+    files: str

@@ -1,15 +1,23 @@
-"""ADE20K's scene parsing benchmark, A-150: semantic, panoptic and instance files."""
+"""ADE20K scene parsing, A-150: semantic, panoptic and instance files.
+
+reads   ADEChallengeData2016/{images,annotations,annotations_instance}/{training,validation}
+writes  ADEChallengeData2016/
+          annotations_detectron2/{training,validation}/*.png    0-149, 255 unlabelled
+          ade20k_panoptic_{train,val}.json, ade20k_panoptic_{train,val}/*.png
+          ade20k_instance_{train,val}.json
+
+Without annotations_instance only the semantic files are made.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
-from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
+from ita.data.preparing.outputs import write_file
 from ita.data.preparing.panoptic import (
     Described,
     describe_instance,
@@ -24,6 +32,7 @@ from ita.data.preparing.raw import (
     read_labels,
     require_files,
 )
+from ita.data.rows import describe, find_row
 from ita.errors import UserError
 
 FOLDERS = {"train": "training", "val": "validation"}
@@ -57,7 +66,7 @@ def plan(root: Path, split: str) -> Plan:
         )
         return Plan(tuple(steps), (note,))
     require_files(instances, (f"{stem}.png" for stem in stems))
-    things = MetadataCatalog.get(f"openvocab_ade20k_panoptic_{split}").thing_ids
+    things = describe(find_row(f"openvocab_ade20k_panoptic_{split}")).thing_ids
     jobs = [
         PanopticJob(
             image=images / f"{stem}.jpg",
@@ -77,7 +86,7 @@ def semantic_table() -> np.ndarray:
 
 
 def _panoptic_step(ade: Path, split: str, jobs: list["PanopticJob"]) -> Step:
-    metadata = MetadataCatalog.get(f"openvocab_ade20k_panoptic_{split}")
+    description = describe(find_row(f"openvocab_ade20k_panoptic_{split}"))
     return Step(
         f"A-150 {split}: panoptic and instances",
         jobs,
@@ -85,7 +94,7 @@ def _panoptic_step(ade: Path, split: str, jobs: list["PanopticJob"]) -> Step:
             ade / f"ade20k_panoptic_{split}.json",
             ade / f"ade20k_instance_{split}.json",
             [job.image.name for job in jobs],
-            metadata,
+            description,
             range(NUM_CLASSES),
         ),
     )

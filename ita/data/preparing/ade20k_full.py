@@ -1,4 +1,10 @@
-"""ADE20K-Full, A-847: images and 16-bit label maps of a handy size."""
+"""ADE20K-Full, A-847: images and label maps, short side 512 if it is longer.
+
+reads   ADE20K_2021_17_01/images/ADE/**, ADE20K_2021_17_01/index_ade20k.pkl if it is there
+writes  ADE20K_2021_17_01/images_detectron2/{training,validation}/*.jpg
+        ADE20K_2021_17_01/annotations_detectron2/{training,validation}/*.tif
+                                                              0-846, 65535 unlabelled, 16 bits
+"""
 
 import io
 import os
@@ -11,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from ita.data.preparing.ade20k_index import read_index
-from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import encode_labels, label_table, look_up
+from ita.data.preparing.outputs import write_file
 from ita.data.preparing.raw import AGAIN, NotDownloadedError, opened, read_channels, require
 from ita.errors import UserError
 

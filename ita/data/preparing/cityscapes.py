@@ -1,4 +1,12 @@
-"""Cityscapes: the files that cityscapesscripts makes, under the same names."""
+"""Cityscapes: semantic and panoptic files, as cityscapesscripts makes them, and instances.
+
+reads   cityscapes/leftImg8bit/{train,val}/*/*_leftImg8bit.png
+        cityscapes/gtFine/{train,val}/*/*_gtFine_{labelIds,instanceIds}.png
+writes  cityscapes/gtFine/{train,val}/*/*_gtFine_labelTrainIds.png    0-18, 255 unlabelled
+        cityscapes/gtFine/cityscapes_panoptic_{train,val}.json
+        cityscapes/gtFine/cityscapes_panoptic_{train,val}/*_gtFine_panoptic.png
+        cityscapes/gtFine/cityscapes_instance_{train,val}.json
+"""
 
 import os
 from collections.abc import Collection
@@ -7,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import Metadata, MetadataCatalog
 
-from ita.data.preparing.files import write_file
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
+from ita.data.preparing.outputs import write_file
 from ita.data.preparing.panoptic import (
     Described,
     describe_instance,
@@ -20,6 +27,7 @@ from ita.data.preparing.panoptic import (
     panoptic_and_instances,
 )
 from ita.data.preparing.raw import NotDownloadedError, read_labels, require, require_files
+from ita.data.rows import Description, describe, find_row
 
 # Label ids of cityscapesscripts, 0 unlabelled to 33 bicycle, and the value of train ids for those
 # that are not evaluated.
@@ -35,7 +43,7 @@ def plan(root: Path, split: str) -> Plan:
         UserError: raw files are missing.
     """
     fine, images = root / "cityscapes" / "gtFine", root / "cityscapes" / "leftImg8bit" / split
-    metadata = MetadataCatalog.get(f"openvocab_cityscapes_fine_panoptic_{split}")
+    description = describe(find_row(f"openvocab_cityscapes_fine_panoptic_{split}"))
     stems = _stems(images)
     for city in sorted({stem.parent for stem in stems}):
         names = [stem.name for stem in stems if stem.parent == city]
@@ -43,7 +51,7 @@ def plan(root: Path, split: str) -> Plan:
         for kind in ("labelIds", "instanceIds"):
             require_files(fine / split / city, (f"{name}_gtFine_{kind}.png" for name in names))
     table = label_table(
-        metadata.stuff_dataset_id_to_contiguous_id, ignored=LABEL_IDS, ignore_label=VOID
+        description.stuff_dataset_id_to_contiguous_id, ignored=LABEL_IDS, ignore_label=VOID
     )
     labels = [
         LabelJob(
@@ -57,7 +65,7 @@ def plan(root: Path, split: str) -> Plan:
     return Plan(
         (
             Step(f"Cityscapes {split}: semantic", labels, own_folders=False),
-            _panoptic_step(fine, split, stems, metadata),
+            _panoptic_step(fine, split, stems, description),
         )
     )
 
@@ -82,9 +90,9 @@ def _annotation(folder: Path, stem: Path, kind: str) -> Path:
     return folder / f"{stem}_gtFine_{kind}.png"
 
 
-def _panoptic_step(fine: Path, split: str, stems: list[Path], metadata: Metadata) -> Step:
-    evaluated = metadata.stuff_dataset_id_to_contiguous_id
-    things = frozenset(id_ for id_, i in evaluated.items() if i in metadata.thing_ids)
+def _panoptic_step(fine: Path, split: str, stems: list[Path], description: Description) -> Step:
+    evaluated = description.stuff_dataset_id_to_contiguous_id
+    things = frozenset(id_ for id_, i in evaluated.items() if i in description.thing_ids)
     name = f"cityscapes_panoptic_{split}"
     jobs = [
         PanopticJob(
@@ -102,7 +110,7 @@ def _panoptic_step(fine: Path, split: str, stems: list[Path], metadata: Metadata
             fine / f"{name}.json",
             fine / f"cityscapes_instance_{split}.json",
             [job.image_file for job in jobs],
-            metadata,
+            description,
             sorted(evaluated),
         ),
     )

@@ -1,4 +1,10 @@
-"""COCO 2017: semantic label maps from the panoptic ones (``panoptic_semseg_*``)."""
+"""COCO 2017: semantic label maps from the panoptic ones.
+
+reads   coco/annotations/panoptic_{train,val}2017.json, coco/panoptic_{train,val}2017/*.png
+writes  coco/panoptic_semseg_{train,val}2017/*.png     0-132, 255 unlabelled
+
+Optional: without them the labels are made from the panoptic files whenever they are read.
+"""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -6,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table
 from ita.data.preparing.raw import read_json, read_segment_classes, require, require_files
+from ita.data.rows import describe, find_row
 from ita.errors import UserError
 
 VOID = 255
@@ -23,12 +29,12 @@ def plan(root: Path, split: str) -> Plan:
         UserError: raw files are missing, or not what they should be.
     """
     coco = root / "coco"
-    metadata = MetadataCatalog.get(f"openvocab_coco_2017_{split}_panoptic_with_sem_seg")
+    description = describe(find_row(f"openvocab_coco_2017_{split}_panoptic_with_sem_seg"))
     jobs = semantic_jobs(
         coco / "annotations" / f"panoptic_{split}2017.json",
         coco / f"panoptic_{split}2017",
         coco / f"panoptic_semseg_{split}2017",
-        metadata.stuff_dataset_id_to_contiguous_id,
+        description.stuff_dataset_id_to_contiguous_id,
         VOID,
     )
     return Plan((Step(f"COCO {split}", jobs),))

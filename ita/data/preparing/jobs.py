@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import cv2
 from tqdm import tqdm
 
-from ita.data.preparing.files import is_finished, make_folder, write_file
+from ita.data.preparing.outputs import is_finished, make_folder, write_file
 from ita.errors import UserError
 
 

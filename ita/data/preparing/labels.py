@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ita.data.preparing.files import link_file, write_file
+from ita.data.preparing.outputs import link_file, write_file
 from ita.data.preparing.raw import check_size
 from ita.errors import UserError
 

@@ -1,15 +1,21 @@
-"""Mapillary Vistas v1.2: folders put where the field has them; label maps where there are none."""
+"""Mapillary Vistas v1.2: puts its folders where they are looked for.
+
+reads   mapillary_vistas/{training,validation}/{panoptic,labels,instances}, in downloads that hold
+        several versions below v1.2/
+writes  mapillary_vistas/{training,validation}/{panoptic,labels,instances}    links to v1.2/
+        mapillary_vistas/{training,validation}/labels/*.png    those that are missing, from the
+                                                               panoptic ones: 0-64, 65 unlabelled
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.data import MetadataCatalog
-
 from ita.data.preparing.coco import semantic_jobs
-from ita.data.preparing.files import link_file
 from ita.data.preparing.jobs import Plan, Step
+from ita.data.preparing.outputs import link_file
 from ita.data.preparing.raw import require
+from ita.data.rows import describe, find_row
 
 FOLDERS = {"train": "training", "val": "validation"}
 
@@ -36,13 +42,13 @@ def plan(root: Path, split: str) -> Plan:
     panoptic = (version if (version / "panoptic").is_dir() else folder) / "panoptic"
     require(panoptic)
     if not (version / "labels").is_dir():
-        metadata = MetadataCatalog.get(f"openvocab_mapillary_vistas_panoptic_{split}")
+        description = describe(find_row(f"openvocab_mapillary_vistas_panoptic_{split}"))
         jobs = semantic_jobs(
             panoptic / "panoptic_2018.json",
             panoptic,
             folder / "labels",
-            metadata.stuff_dataset_id_to_contiguous_id,
-            metadata.ignore_label,
+            description.stuff_dataset_id_to_contiguous_id,
+            description.ignore_label,
         )
         steps.append(Step(f"Mapillary Vistas {split}: labels", jobs))
     return Plan(tuple(steps))

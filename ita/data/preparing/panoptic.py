@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import Metadata
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from ita.data.preparing.jobs import JsonFile
+from ita.data.rows import Description
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,24 @@ def describe_instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -
     return {"image_id": image_id, **kept, "segmentation": encode_mask(ids == segment["id"])}
 
 
-def categories(metadata: Metadata, ids: Sequence[int], *, only_things: bool = False) -> list[dict]:
+def categories(
+    description: Description, ids: Sequence[int], *, only_things: bool = False
+) -> list[dict]:
     """The ``categories`` of a json file.
 
     Args:
-        metadata: of the data set.
+        description: of the data set.
         ids: category id of every class.
     """
     return [
         {
             "id": category_id,
-            "name": metadata.stuff_classes[i],
-            "isthing": int(i in metadata.thing_ids),
-            "color": list(metadata.stuff_colors[i]),
+            "name": description.stuff_classes[i],
+            "isthing": int(i in description.thing_ids),
+            "color": list(description.stuff_colors[i]),
         }
         for i, category_id in enumerate(ids)
-        if i in metadata.thing_ids or not only_things
+        if i in description.thing_ids or not only_things
     ]
 
 
@@ -127,24 +129,27 @@ def panoptic_and_instances(
     panoptic_json: Path,
     instances_json: Path,
     image_files: Sequence[str],
-    metadata: Metadata,
+    description: Description,
     ids: Sequence[int],
 ) -> tuple[JsonFile, JsonFile]:
     """The two json files that jobs with a :class:`Described` result fill.
 
     Args:
         image_files: ``file_name`` of every image.
-        metadata: of the data set.
+        description: of the data set.
         ids: category id of every class.
     """
     return (
         json_file(
-            panoptic_json, image_files, categories(metadata, ids), lambda result: [result.panoptic]
+            panoptic_json,
+            image_files,
+            categories(description, ids),
+            lambda result: [result.panoptic],
         ),
         json_file(
             instances_json,
             image_files,
-            categories(metadata, ids, only_things=True),
+            categories(description, ids, only_things=True),
             lambda result: result.instances,
             number=True,
         ),

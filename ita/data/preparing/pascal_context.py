@@ -1,4 +1,10 @@
-"""PASCAL Context: PC-59 and PC-459 from the .mat files of the download."""
+"""PASCAL Context, PC-59 and PC-459: label maps from the .mat files.
+
+reads   VOCdevkit/VOC2010/{JPEGImages/*.jpg,trainval/*.mat,trainval_merged.json}
+writes  pascal_ctx_d2/images/{training,validation}/*.jpg      links
+        pascal_ctx_d2/annotations_ctx59/{training,validation}/*.png    0-58, 255 unlabelled
+        pascal_ctx_d2/annotations_ctx459/{training,validation}/*.tif   0-458, 65535, 16 bits
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,11 @@
-"""PASCAL VOC 2012: PAS-21 with the background as a class, and PAS-20 without it."""
+"""PASCAL VOC 2012, PAS-21 and PAS-20.
+
+reads   VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
+writes  pascal_voc_d2/images/{training,validation}/*.jpg      links
+        pascal_voc_d2/annotations_pascal21/{training,validation}/*.png    0-20, 255 void
+        pascal_voc_d2/annotations_pascal20/{training,validation}/*.png    0-19, 255 void and
+                                                                          background
+"""
 
 from pathlib import Path
 

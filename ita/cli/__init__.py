@@ -1,0 +1,76 @@
+"""The command ``ita``: one module per subcommand, which parses, calls and prints.
+
+Modules of this package import nothing heavy before the arguments are parsed, so that ``--help``
+answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ita.errors import INSTALLED_APART, UserError, missing_module
+
+# Subcommand -> summary. Its module has the same name, with underscores.
+SUBCOMMANDS = {
+    "segment": "segment images into classes given as words",
+    "train": "train a model, or resume its training",
+    "evaluate": "evaluate a checkpoint on data sets",
+    "datasets": "check and prepare data sets",
+    "toy": "the toy world: demo, scenes, its CLIP and its model",
+    "install-detectron2": "install Detectron2 and panopticapi, which PyPI does not offer",
+}
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: words after ``ita``; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="ita", description="Image-Text Aggregation for open-vocabulary segmentation."
+    )
+    parser.add_argument("--version", action="store_true", help="print versions and exit")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+    for name, summary in SUBCOMMANDS.items():
+        # Only the subcommand in use is imported and gets its arguments.
+        used = name in words[:1]
+        if not used:
+            subparsers.add_parser(name, help=summary, add_help=False)
+            continue
+        module = importlib.import_module(f"ita.cli.{name.replace('-', '_')}")
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    options = parser.parse_args(words)
+    if options.version:
+        from ita.cli.version import describe_versions
+
+        sys.stdout.write(describe_versions())
+        return 0
+    if options.subcommand is None:
+        parser.print_help()
+        return 2
+    try:
+        return options.run(options)
+    except ModuleNotFoundError as error:
+        if error.name not in INSTALLED_APART:
+            raise
+        sys.stderr.write(f"error: {missing_module(error.name)}\n")
+        return 1
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{stop or 'stopped'}\n")
+        return INTERRUPTED

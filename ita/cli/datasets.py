@@ -1,0 +1,155 @@
+"""Check and prepare data sets.
+
+    ita datasets check                          every benchmark
+    ita datasets check a847 pc59 --split val
+    ita datasets check my_sets.yaml --deep      custom data sets, every file of them
+    ita datasets prepare ade20k --help          what is read and written
+    ita datasets prepare ade20k
+
+The environment variable DETECTRON2_DATASETS names the folder of all data sets (default: datasets).
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ita.data.catalogue import ROOT_VARIABLE, datasets_root
+
+# Data sets that are prepared -> module of ita.data.preparing, whose docstring says how.
+PREPARED = {
+    "ade20k": "ade20k",
+    "ade20k-full": "ade20k_full",
+    "cityscapes": "cityscapes",
+    "coco-semantic": "coco",
+    "mapillary": "mapillary",
+    "pascal-context": "pascal_context",
+    "pascal-voc": "pascal_voc",
+}
+SPLITS = ("train", "val")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``check`` and ``prepare``."""
+    subparsers = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = subparsers.add_parser(
+        "check",
+        help="are the data sets there, complete and readable?",
+        description="Are the data sets there, complete and readable? Prints a table, the problems "
+        "and their remedies. Exit code 0 if all data sets asked for are ready, else 1.",
+    )
+    _add_check_arguments(check)
+    check.set_defaults(run=run_check)
+    prepare = subparsers.add_parser("prepare", help="make the files that training reads")
+    sets = prepare.add_subparsers(dest="set", metavar="SET", required=True)
+    for name in PREPARED:
+        _add_prepare_arguments(sets.add_parser(name, add_help=False), name)
+
+
+def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("sets", nargs="*", metavar="SET", help="a name, such as a847, or a YAML file")
+    add("--split", choices=("train", "val", "test", "all"), default="all")
+    add("--subset", action="store_true", help="accept fewer images than the complete set has")
+    add("--deep", action="store_true", help="read every image and label")
+    add("--workers", type=_positive, default=_cores(), help="processes that read (--deep)")
+
+
+def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument("-h", "--help", action=_PrepareHelp, nargs=0, help="show this help")
+    add = parser.add_argument
+    add(
+        "--root",
+        default=str(datasets_root()),
+        help=f"folder of all data sets (default: {ROOT_VARIABLE}, else datasets)",
+    )
+    add("--split", nargs="+", choices=SPLITS, default=(), help="default: those downloaded")
+    add(
+        "--workers",
+        type=_positive,
+        default=_cores(),
+        help="number of processes (default: the number of cores, here %(default)s)",
+    )
+    add("--dry-run", action="store_true", help="list the outputs, write nothing")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(run=run_prepare, set=name)
+
+
+class _PrepareHelp(argparse.Action):
+    """Help whose description is the docstring of the data set's module."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        name = parser.prog.split()[-1]
+        parser.description = _preparation(name).__doc__
+        parser.print_help()
+        parser.exit()
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Check the data sets and print the reports."""
+    from ita.data.checking import check_dataset, choose_rows
+    from ita.reports.readiness import format_problems, format_readiness
+
+    # Warnings of loading a set are in its report.
+    logging.basicConfig(level=logging.ERROR)
+    reports = [
+        check_dataset(
+            row,
+            subset=options.subset,
+            deep=options.deep,
+            workers=options.workers,
+            progress=_show_progress,
+        )
+        for row in choose_rows(options.sets, options.split)
+    ]
+    sys.stdout.write(f"Data sets in {datasets_root()}\n\n{format_readiness(reports)}\n")
+    sys.stdout.write(format_problems(reports))
+    return int(any(report.problems for report in reports))
+
+
+def run_prepare(options: argparse.Namespace) -> int:
+    """Prepare the data set and print a line per folder."""
+    from ita.data.preparing.run import prepare
+
+    try:
+        for line in prepare(
+            _preparation(options.set).plan,
+            Path(options.root).expanduser(),
+            options.split,
+            num_workers=options.workers,
+            dry_run=options.dry_run,
+        ):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped; run the same command again to continue: finished files are kept"
+        ) from None
+    return 0
+
+
+def _preparation(name: str) -> Any:
+    return importlib.import_module(f"ita.data.preparing.{PREPARED[name]}")
+
+
+def _show_progress(items: Iterable[Any], count: int, title: str) -> Iterable[Any]:
+    """A progress bar with a rate, on terminals only."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=count, desc=title, unit="image", leave=False, disable=None)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
+    return int(text)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,29 @@
+"""Install Detectron2 and panopticapi, unless they are importable already.
+
+    ita install-detectron2                   download them from PyPI
+    ita install-detectron2 --wheel-dir DIR   use files downloaded elsewhere
+
+PyPI has no release of Detectron2 and none of panopticapi for numpy 2. The command takes their
+Python source from two third-party wheels there, whose SHA-256 it checks.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--wheel-dir", type=Path, metavar="DIR", help="folder of the files (default: download)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Install the missing ones."""
+    from ita.installing import SOURCES, install_missing
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    install_missing(SOURCES, options.wheel_dir)
+    return 0

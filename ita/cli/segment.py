@@ -1,0 +1,85 @@
+"""Segment images into classes given as words.
+
+    ita segment photo.jpg --classes "cat, kitten; sofa; wall" --output out/ \\
+        --config-file configs/... --weights model.pth
+    ita segment scene.png --classes "red circle; grass" --output out/
+
+For each image IMAGE, writes to the output folder IMAGE.png, a label map whose values number the
+classes from 0, and IMAGE_overlay.png, the image with its classes in color over a legend. Without
+--config-file, the toy model of the package is used, which knows drawn shapes only.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ita.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    add(
+        "--classes",
+        required=True,
+        metavar="CLASSES",
+        help='"cat, kitten; sofa": synonyms separated by commas, classes by semicolons; or the '
+        "path of a class list file; or the name of a list of the package, such as ade150",
+    )
+    add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
+    add("--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)")
+    add("--device", default="cpu", help="such as cuda (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Segment the images one by one; those that cannot be read are reported and left out."""
+    from ita.classes import choose_classes
+    from ita.data.reading import read_image
+    from ita.files import write_atomically
+    from ita.predictor import load
+    from ita.reports.label_maps import encode_label_png
+    from ita.reports.pictures import draw_segmentation, write_picture
+
+    check_names(options.images)
+    classes = choose_classes(options.classes)
+    if options.config_file is None and options.weights:
+        raise UserError("--weights needs the --config-file of its model")
+    if options.config_file is None:
+        sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
+    model = load(options.config_file, options.weights, options.device)
+    failures = 0
+    for path in options.images:
+        try:
+            image = read_image(str(path))
+        except UserError as error:
+            sys.stderr.write(f"error: {error}\n")
+            failures += 1
+            continue
+        result = model.segment(image, classes)
+        label_file = options.output / f"{path.stem}.png"
+        overlay_file = options.output / f"{path.stem}_overlay.png"
+        write_atomically(label_file, encode_label_png(result.label_map, len(result.names)))
+        write_picture(draw_segmentation(image, result.label_map, result.names), overlay_file)
+        sys.stdout.write(f"{path}: {label_file}, {overlay_file}\n")
+    if failures:
+        sys.stderr.write(f"{failures} of {len(options.images)} images could not be read\n")
+    return int(failures > 0)
+
+
+def check_names(paths: list[Path]) -> None:
+    """Refuse images whose outputs would overwrite each other.
+
+    Raises:
+        UserError: two images of the same name.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in first:
+            raise UserError(
+                f"{first[path.stem]} and {path} would write the same files; segment them into "
+                "different folders"
+            )
+        first[path.stem] = path

@@ -1,0 +1,53 @@
+"""Train a model on DATASETS.TRAIN, evaluate it on DATASETS.TEST, or resume its training.
+
+ita train --num-gpus 8 --config-file configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml
+ita train --num-gpus 8 --config-file ... --resume
+ita train --config-file ... --eval-only MODEL.WEIGHTS model.pth
+"""  # noqa: E501
+
+import argparse
+import os
+
+# A port that differs between users of one machine, as Detectron2 chooses it.
+_FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of Detectron2's training programs, and ``--vocabulary``."""
+    add_run_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
+    parser.set_defaults(run=run)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and evaluation share."""
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="YAML config; see configs/")
+    add("--num-gpus", type=int, default=1, help="processes per machine (default: %(default)s)")
+    add("--num-machines", type=int, default=1, help="machines of the job (default: %(default)s)")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    add(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _PORTS}",
+        help="address of the job's first process, or auto (default: %(default)s)",
+    )
+    add(
+        "--vocabulary",
+        action="append",
+        metavar="FILE",
+        help="class list to evaluate with, instead of DATASETS.TEST_VOCABULARY; "
+        "once for all of DATASETS.TEST, or once for each",
+    )
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start the processes of the job."""
+    from ita.engine.job import config_of, run_job
+    from ita.engine.launch import errors_in_one_line, launch
+
+    with errors_in_one_line():
+        launch(run_job, config_of(options), options)
+    return 0

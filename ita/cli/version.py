@@ -1,0 +1,20 @@
+"""Versions of the package and of the libraries that decide its results."""
+
+import importlib.metadata
+import platform
+
+PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "timm", "numpy")
+
+
+def describe_versions() -> str:
+    """One line per package, the library's own first."""
+    lines = [f"ita {_version('ita')}", f"python {platform.python_version()}"]
+    lines += [f"{package} {_version(package)}" for package in PACKAGES]
+    return "\n".join(lines) + "\n"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

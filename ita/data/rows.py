@@ -1,0 +1,144 @@
+"""Finding a data set's row and its class list by name, without Detectron2's catalogs."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ita.classes import (
+    ClassList,
+    note_repetitions,
+    palette,
+    read_class_list,
+    read_ids_and_classes,
+)
+from ita.data.catalogue import CATALOGUE, MAX_LABEL_VALUES, DatasetRow
+from ita.data.custom import read_custom
+from ita.errors import UserError
+
+
+@dataclass(frozen=True)
+class Description:
+    """Facts about a data set, under the names of Detectron2's metadata.
+
+    Attributes:
+        class_list: its classes and things.
+        class_list_ids: the label id of each class in the class list file.
+        stuff_classes: names of all classes, things included.
+        stuff_colors: (R, G, B) of each class.
+        thing_ids: contiguous ids of the things, ascending.
+        thing_classes: names of the things.
+        stuff_dataset_id_to_contiguous_id: category id of the annotations -> contiguous class id.
+        thing_dataset_id_to_contiguous_id: the same for things alone.
+        ignore_label: class id of unlabelled pixels.
+        evaluator_type: the field's word for what a set can be evaluated on.
+        test_size: short side and largest long side of test images, in pixels.
+    """
+
+    class_list: ClassList
+    class_list_ids: tuple[int, ...]
+    stuff_classes: list[str]
+    stuff_colors: list[tuple[int, int, int]]
+    thing_ids: tuple[int, ...]
+    thing_classes: list[str]
+    stuff_dataset_id_to_contiguous_id: Mapping[int, int]
+    thing_dataset_id_to_contiguous_id: Mapping[int, int]
+    ignore_label: int
+    evaluator_type: str
+    test_size: tuple[int, int]
+
+
+def find_row(name: str, custom_files: Iterable[str] = ()) -> DatasetRow:
+    """The row of a data set of the catalogue or of one of the files of ``DATASETS.CUSTOM``.
+
+    Raises:
+        UserError: an unknown name, with the nearest known one; a file with an error.
+    """
+    rows = {row.name: row for row in CATALOGUE}
+    for file in custom_files:
+        rows |= {row.name: row for row in read_custom(file)}
+    if name not in rows:
+        raise unknown_dataset(name, rows)
+    return rows[name]
+
+
+def unknown_dataset(name: str, known: Iterable[str]) -> UserError:
+    """The error about a name that is none of the known ones."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    ours = ", ".join(row.name for row in CATALOGUE)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"ITA's are {ours}"
+    return UserError(
+        f"unknown data set {name}; {hint} (DATASETS.CUSTOM names files that describe your own)"
+    )
+
+
+def describe(row: DatasetRow) -> Description:
+    """Everything known of a data set without its files.
+
+    Raises:
+        UserError: a class list file with an error, or ids of the row that do not fit it.
+    """
+    file_ids, class_list = read_ids_and_classes(row.class_list)
+    _check_ids(row, file_ids)
+    class_list = dataclasses.replace(class_list, things=frozenset(row.things))
+    names, things = list(class_list.names), tuple(sorted(row.things))
+    categories = range(len(names)) if row.contiguous_categories else file_ids
+    return Description(
+        class_list=class_list,
+        class_list_ids=file_ids,
+        stuff_classes=names,
+        stuff_colors=palette(len(names)),
+        thing_ids=things,
+        thing_classes=[names[i] for i in things],
+        stuff_dataset_id_to_contiguous_id={c: i for i, c in enumerate(categories)},
+        thing_dataset_id_to_contiguous_id={categories[i]: i for i in things},
+        ignore_label=row.ignore_label,
+        evaluator_type=row.evaluator_type,
+        test_size=row.test_size,
+    )
+
+
+def replacement(own: ClassList, file: str, dataset_name: str) -> ClassList:
+    """The class list to use with a data set: its own, or the one in ``file``.
+
+    Names that several classes share are logged.
+
+    Args:
+        own: the data set's class list, with its things.
+        file: a class list of the same classes in the same order; "": none.
+        dataset_name: for the error.
+
+    Raises:
+        UserError: a file with an error, or of another length than the data set's own list.
+    """
+    class_list = own
+    if file:
+        class_list = read_class_list(file)
+        if len(class_list) != len(own):
+            raise UserError(
+                f"{file} lists {len(class_list)} classes, but {dataset_name} has {len(own)}; "
+                "a replacement names the same classes in the same order"
+            )
+        class_list = dataclasses.replace(class_list, things=own.things)
+    note_repetitions(class_list)
+    return class_list
+
+
+def _check_ids(row: DatasetRow, file_ids: Sequence[int]) -> None:
+    count = len(file_ids)
+    outside = [i for i in row.things if not 0 <= i < count]
+    if outside:
+        raise UserError(f"data set {row.name}: thing {outside[0]} is outside the {count} classes")
+    if 0 <= row.ignore_label < count:
+        raise UserError(
+            f"data set {row.name}: ignore label {row.ignore_label} is also a class; give another"
+        )
+    for folder in row.label_folders:
+        label_ids = range(count) if folder.contiguous else file_ids
+        both = set(label_ids).intersection(folder.ignored)
+        if both:
+            raise UserError(
+                f"data set {row.name}: label value {min(both)} is both a class and ignored"
+            )
+        if max(*label_ids, *folder.ignored) >= MAX_LABEL_VALUES:
+            raise UserError(f"data set {row.name}: label values must be below {MAX_LABEL_VALUES}")

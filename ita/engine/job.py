@@ -1,0 +1,75 @@
+"""The work of each process of a job: training, or evaluation alone."""
+
+import argparse
+import logging
+
+import torch
+from detectron2.config import CfgNode
+
+from ita.config import load_config
+from ita.data.registration import register_all
+from ita.engine.checkpoint import broadcast_weights, last_checkpoint
+from ita.engine.evaluate import evaluate, load_test_sets
+from ita.engine.loading import load_model
+from ita.engine.setup import RunLog, choose_device, describe_run, seed_process
+from ita.engine.trainer import Trainer
+from ita.errors import UserError
+from ita.files import find_file
+from ita.meta_arch import build_model
+
+logger = logging.getLogger(__name__)
+
+
+def config_of(options: argparse.Namespace) -> CfgNode:
+    """The config of a command line.
+
+    Raises:
+        UserError: the file or an override has an error.
+    """
+    if not options.config_file:
+        raise UserError("--config-file is missing; the configs are in configs/")
+    late = [word for word in options.opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} comes too late; options stand before KEY VALUE pairs")
+    overrides = list(options.opts)
+    if options.vocabulary:
+        overrides += ["DATASETS.TEST_VOCABULARY", repr(tuple(options.vocabulary))]
+    return load_config(find_file(options.config_file), overrides)
+
+
+def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
+    """Train or evaluate; every process of the job calls this.
+
+    Raises:
+        UserError: something outside the code is wrong.
+    """
+    log = RunLog()
+    register_all(cfg.DATASETS.CUSTOM)
+    choose_device(cfg)
+    describe_run(cfg, options)
+    seed_process(cfg)
+    if options.eval_only:
+        evaluate_only(cfg, log, resume=options.resume)
+        return
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=options.resume)
+    log.open_folder(cfg)
+    trainer.train()
+
+
+def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
+    """Evaluate ``MODEL.WEIGHTS`` or, to resume, the last checkpoint of ``OUTPUT_DIR``."""
+    test_sets = load_test_sets(cfg)
+    if not test_sets:
+        raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
+    if resume and (last := last_checkpoint(cfg.OUTPUT_DIR)):
+        cfg.MODEL.WEIGHTS = last
+    if cfg.MODEL.WEIGHTS:
+        model = load_model(cfg, cfg.MODEL.WEIGHTS)
+    else:
+        logger.warning("MODEL.WEIGHTS is empty: random weights are evaluated")
+        model = build_model(cfg).eval()
+    broadcast_weights(model)
+    log.open_folder(cfg)
+    evaluate(cfg, model, test_sets)

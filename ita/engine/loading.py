@@ -1,0 +1,46 @@
+"""Loading a trained model: a config's network with a checkpoint's weights and class list."""
+
+import logging
+
+from detectron2.config import CfgNode
+
+from ita.build import training_class_list
+from ita.engine.checkpoint import load_weights, local_path, read_checkpoint, trained_class_list
+from ita.meta_arch import ITA, build_model
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(cfg: CfgNode, path: str) -> ITA:
+    """Build the model of a config and load a checkpoint, for inference.
+
+    The training class list, which decides which classes are seen, is that of
+    ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else that of the training set.
+
+    Args:
+        cfg: a complete config.
+        path: a checkpoint of this project, of FC-CLIP or of the first ITA release.
+
+    Returns:
+        The model in evaluation mode on ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: a checkpoint or CLIP file that is missing, damaged or does not fit.
+    """
+    logger.info("Loading %s", path)
+    checkpoint = read_checkpoint(local_path(path))
+    trained = trained_class_list(checkpoint, path)
+    class_list = trained
+    if trained is None or cfg.DATASETS.TRAIN_VOCABULARY:
+        class_list = training_class_list(cfg)
+    if trained is not None and trained.classes != class_list.classes:
+        logger.warning(
+            "%s was trained on class list %s; which classes are seen is decided by %s instead, from "
+            "DATASETS.TRAIN_VOCABULARY",
+            path,
+            trained.name,
+            class_list.name,
+        )
+    model = build_model(cfg, class_list).eval()
+    load_weights(model, checkpoint["model"], path)
+    return model

@@ -1,0 +1,291 @@
+"""Making `detectron2` and `panopticapi` importable where they cannot be built from GitHub.
+
+Detectron2 has no release on PyPI, and panopticapi's only one asks for numpy < 2. Both exist
+there as third-party wheels with upstream's Python source. This module downloads those exact
+files, compares their SHA-256, and installs the packages that ITA uses as pure-Python wheels under
+upstream's names, so that pip lists them, removes them, and replaces them when somebody later
+installs the official ones. A package that is importable already is left as it is.
+
+It needs the standard library and pip only. The dependencies are those of ITA itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import importlib
+import importlib.util
+import io
+import logging
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ita.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+COMPILED_SUFFIXES = frozenset({".so", ".pyd", ".dylib"})
+# Zip files cannot hold an earlier moment; a fixed one makes the same wheel every time.
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A wheel on PyPI and the pure-Python distribution that is made from it.
+
+    Attributes:
+        package: Import name; also the only top-level folder that is kept, and the name of the
+            distribution that is made.
+        version: Version of the distribution that is made. The part after the plus sign keeps it
+            apart from upstream's own, so that pip replaces it when upstream's is installed.
+        project: What to ask the package index for.
+        filename: The file that the index answers with.
+        sha256: Hexadecimal digest of that file.
+        summary: One line for `pip show`.
+        requires: Requirements to declare in place of the file's own.
+        official: The command that installs upstream's own distribution.
+    """
+
+    package: str
+    version: str
+    project: str
+    filename: str
+    sha256: str
+    summary: str
+    requires: tuple[str, ...]
+    official: str
+
+    @property
+    def download_arguments(self) -> tuple[str, ...]:
+        """Arguments of `pip download` that fetch the file from any Python."""
+        # The file is tagged for CPython 3.10 although what is kept of it runs on later ones.
+        target = ("--implementation", "cp", "--python-version", "3.10", "--only-binary=:all:")
+        return (*target, "--no-deps", self.project)
+
+
+SOURCES = (
+    Source(
+        package="detectron2",
+        version="0.6+pure.a59f0563",
+        project="sal_detectron2==0.7.2",
+        filename="sal_detectron2-0.7.2-cp310-none-any.whl",
+        sha256="491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561",
+        summary="Detectron2's Python source as in sal_detectron2 0.7.2, without compiled operators",
+        requires=(
+            "cloudpickle",
+            "fvcore",
+            "iopath",
+            "matplotlib",
+            "numpy",
+            "omegaconf",
+            "packaging",
+            "Pillow",
+            "pycocotools",
+            "tabulate",
+            "tensorboard",
+            "termcolor",
+            "tqdm",
+            "yacs",
+        ),
+        official="python -m pip install --no-build-isolation "
+        "git+https://github.com/facebookresearch/detectron2.git",
+    ),
+    Source(
+        package="panopticapi",
+        version="0.1+lite.0.2.0",
+        project="panopticapi-lite==0.2.0",
+        filename="panopticapi_lite-0.2.0-py3-none-any.whl",
+        sha256="58d3ffa842a72240162e7fa744c602a0a5320baabbdb3295d770374f4639b486",
+        summary="COCO panoptic API as in panopticapi-lite 0.2.0",
+        requires=("numpy", "Pillow"),
+        official="python -m pip install git+https://github.com/cocodataset/panopticapi.git",
+    ),
+)
+
+
+def is_importable(package: str) -> bool:
+    """Whether an `import` of the top-level package would find one, without running its code."""
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(package)
+    # A folder of that name without __init__.py, such as a clone, is found as a namespace.
+    return spec is not None and spec.origin is not None
+
+
+def fetch(source: Source, folder: Path) -> Path:
+    """Download the source's file into a folder.
+
+    Raises:
+        UserError: If pip cannot get it.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
+    done = subprocess.run(
+        [*command, *source.download_arguments], capture_output=True, text=True, check=False
+    )
+    path = folder / source.filename
+    if done.returncode != 0 or not path.is_file():
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["it gave no reason"]
+        raise UserError(
+            f"cannot download {source.project} ({lines[-1]}): where there is a network, run "
+            f"`python -m pip download --dest wheels {' '.join(source.download_arguments)}`, bring "
+            f"the file here and run this command with --wheel-dir wheels; or install the official "
+            f"package with `{source.official}`"
+        )
+    return path
+
+
+def find(source: Source, folder: Path) -> Path:
+    """Return the source's file in a folder of files downloaded earlier.
+
+    Raises:
+        UserError: If it is not there.
+    """
+    path = folder / source.filename
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: put it there with "
+            f"`python -m pip download --dest {folder} {' '.join(source.download_arguments)}`"
+        )
+    return path
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare a file's digest with the one written down here.
+
+    Raises:
+        UserError: If they differ.
+    """
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if actual != expected:
+        raise UserError(
+            f"{path} has sha256 {actual}, not {expected}: it is another file or damaged; "
+            f"nothing was installed; delete it and download it again"
+        )
+
+
+def make_pure_wheel(source: Source, original: Path, folder: Path) -> Path:
+    """Write a wheel tagged py3-none-any with nothing but the source's package.
+
+    Compiled files and other top-level packages are left out; data files and the licence stay.
+
+    Args:
+        source: What to keep and what to declare.
+        original: The wheel as downloaded.
+        folder: Where to write the new one.
+
+    Returns:
+        The new wheel.
+
+    Raises:
+        UserError: If the original is not a wheel with that package.
+    """
+    dist_info = f"{source.package}-{source.version}.dist-info"
+    try:
+        with zipfile.ZipFile(original) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{original} is not a wheel ({error}): download it again") from error
+    files = {name: data for name, data in members.items() if _is_kept(name, source.package)}
+    if f"{source.package}/__init__.py" not in files:
+        raise UserError(f"{original} holds no package {source.package}")
+    for name, data in members.items():
+        path = PurePosixPath(name)
+        if path.parent.name.endswith(".dist-info") and path.name.startswith("LICENSE"):
+            files[f"{dist_info}/licenses/{path.name}"] = data
+    files[f"{dist_info}/METADATA"] = _metadata(source, files)
+    files[f"{dist_info}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: ita install-detectron2\n"
+        b"Root-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    files[f"{dist_info}/RECORD"] = _record(files, f"{dist_info}/RECORD")
+    wheel = folder / f"{source.package}-{source.version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name, ZIP_EPOCH)
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def _is_kept(name: str, package: str) -> bool:
+    path = PurePosixPath(name)
+    return (
+        path.parts[0] == package
+        and not name.endswith("/")
+        and path.suffix not in COMPILED_SUFFIXES
+        and "__pycache__" not in path.parts
+    )
+
+
+def _metadata(source: Source, files: Mapping[str, bytes]) -> bytes:
+    licenses = [PurePosixPath(name).name for name in files if "/licenses/" in name]
+    lines = [
+        "Metadata-Version: 2.4",
+        f"Name: {source.package}",
+        f"Version: {source.version}",
+        f"Summary: {source.summary}",
+        *(f"License-File: {name}" for name in licenses),
+        *(f"Requires-Dist: {requirement}" for requirement in source.requires),
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _record(files: Mapping[str, bytes], own_name: str) -> bytes:
+    """List every file with its digest and size, as the wheel format asks."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for name, data in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+        writer.writerow((name, f"sha256={digest}", len(data)))
+    writer.writerow((own_name, "", ""))
+    return text.getvalue().encode()
+
+
+def install_missing(sources: Sequence[Source], wheel_dir: Path | None) -> None:
+    """Install those of the sources that cannot be imported, all of them or none.
+
+    Args:
+        sources: What should be importable.
+        wheel_dir: Folder with the downloaded files; None downloads them.
+
+    Raises:
+        UserError: If a file cannot be had or used, or pip fails.
+    """
+    missing = [source for source in sources if not is_importable(source.package)]
+    for source in sources:
+        if source not in missing:
+            logger.info("%s is importable already: left as it is", source.package)
+    if not missing:
+        return
+    with tempfile.TemporaryDirectory(prefix="ita-install-") as scratch:
+        wheels = Path(scratch) / "wheels"
+        wheels.mkdir()
+        for source in missing:
+            logger.info("preparing %s from %s", source.package, source.project)
+            path = fetch(source, Path(scratch)) if wheel_dir is None else find(source, wheel_dir)
+            check_sha256(path, source.sha256)
+            make_pure_wheel(source, path, wheels)
+        _pip_install([f"{source.package}=={source.version}" for source in missing], wheels)
+    for source in missing:
+        if not is_importable(source.package):
+            raise UserError(f"pip installed {source.package} where {sys.executable} looks not")
+        logger.info("installed %s %s", source.package, source.version)
+
+
+def _pip_install(requirements: Sequence[str], wheels: Path) -> None:
+    # By name out of a folder, not by path: pip would write the temporary path into its records.
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    done = subprocess.run(
+        [*command, "--find-links", str(wheels), *requirements],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["it gave no reason"]
+        raise UserError(f"pip could not install {', '.join(requirements)}: {lines[-1]}")

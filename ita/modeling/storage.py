@@ -1,0 +1,105 @@
+"""Reading and writing files of tensors, without running code that a file may contain."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ita.errors import UserError
+from ita.files import write_atomically
+
+SAFETENSORS = ".safetensors"
+
+
+def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
+    """Read a ``.safetensors`` file, or a file of ``torch.save`` with tensors and plain values.
+
+    Args:
+        path: the file.
+        description: of the file in error messages, such as "checkpoint".
+
+    Returns:
+        The file's dict, with tensors on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged or cut short, no dict, or holds other objects than
+            tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UserError(f"{description} {path} {problem}")
+    try:
+        if path.suffix == SAFETENSORS:
+            content = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"cannot read {description} {path}: it is damaged, or holds more than tensors and "
+            "plain values"
+        ) from error
+    except Exception as error:  # damaged bytes make the readers raise almost anything
+        raise UserError(
+            f"cannot read {description} {path}; it is damaged or cut short ({reason(error)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{description} {path} is a {type(content).__name__}, not tensors by name")
+    return content
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read the metadata of a ``.safetensors`` file; {} for any other file.
+
+    Returns:
+        Values by name: decoded where they are JSON, else text.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix != SAFETENSORS:
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as error:  # damaged bytes make the reader raise almost anything
+        raise UserError(f"cannot read the metadata of {path}: {reason(error)}") from error
+    return {key: _decoded(value) for key, value in metadata.items()}
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a ``.safetensors`` file atomically.
+
+    Args:
+        path: the file; its folder is made.
+        tensors: by name, on any device.
+        metadata: plain values by name, stored as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    texts = {key: json.dumps(value) for key, value in (metadata or {}).items()}
+    write_atomically(path, safetensors.torch.save(stored, texts))
+
+
+def reason(error: BaseException) -> str:
+    """The kind of an error and its first sentence; the rest may be pages of advice."""
+    line = next(iter(str(error).splitlines()), "").partition(". ")[0]
+    return f"{type(error).__name__}: {line}"[:200].rstrip(": ")

@@ -1,0 +1,308 @@
+"""Pictures for people: image, prediction and truth side by side over a legend of the classes."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+from PIL import Image, ImageDraw, ImageFont
+
+from ita.classes import ClassList, palette
+from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
+from ita.files import write_atomically
+from ita.modeling.postprocess import label_map
+
+# Longest side of a panel in pixels: smaller images are enlarged by a whole factor, larger reduced.
+MIN_PANEL, MAX_PANEL = 360, 800
+MARGIN = 8
+COLOR_STRENGTH = 0.75
+BACKGROUND, INK, FAINT_INK = (255, 255, 255), (20, 20, 20), (120, 120, 120)
+VOID_COLOR = (40, 40, 40)
+OUTLINE_COLOR = (255, 255, 255)
+MAX_LEGEND_CLASSES = 60
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A labelling of the image.
+
+    Attributes:
+        title: what it is.
+        classes: int64 [h, w] class ids; what is not a class (void, ignored) is negative.
+        segments: int [h, w] segment ids whose borders are drawn, or None.
+    """
+
+    title: str
+    classes: np.ndarray
+    segments: np.ndarray | None = None
+
+
+class PicturesEvaluator(DatasetEvaluator):
+    """Draws the first images of a data set; as an evaluator it composes with those that measure.
+
+    Which images are drawn does not depend on the number of processes, as Detectron2's inference
+    sampler gives ranks successive blocks of the set. With an event storage open (evaluation
+    during training) the pictures go to TensorBoard, too.
+    """
+
+    def __init__(
+        self,
+        metadata: Metadata,
+        class_list: ClassList,
+        seen: tuple[bool, ...],
+        folder: str | Path,
+        count: int,
+    ) -> None:
+        """Draw ``count`` pictures into ``folder``.
+
+        Args:
+            metadata: of the data set.
+            class_list: the vocabulary in use.
+            seen: of each class, whether training saw it.
+            folder: made if needed.
+            count: of pictures.
+        """
+        self._metadata = metadata
+        self._names = class_list.names
+        self._seen = seen
+        self._folder = Path(folder)
+        self._count = count
+        self._pictures: list[tuple[str, np.ndarray]] = []
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._pictures = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Draw the images while this rank has fewer than the count."""
+        for record, output in zip(inputs, outputs, strict=True):
+            if len(self._pictures) < self._count:
+                picture = draw_picture(record, output, self._metadata, self._names, self._seen)
+                self._pictures.append((Path(record["file_name"]).stem, picture))
+
+    def evaluate(self) -> None:
+        """Write the pictures on rank 0."""
+        gathered = comm.gather(self._pictures)
+        pictures = [picture for rank in gathered for picture in rank][: self._count]
+        for number, (stem, picture) in enumerate(pictures):
+            write_picture(picture, self._folder / f"{number:02d}_{stem}.png")
+            if has_event_storage():
+                tag = f"{self._metadata.name}/{number:02d}_{stem}"
+                get_event_storage().put_image(tag, picture.transpose(2, 0, 1))
+
+
+def write_picture(picture: np.ndarray, path: str | Path) -> None:
+    """Write uint8 [H, W, 3] RGB as PNG, atomically."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_picture(
+    record: Mapping[str, Any],
+    prediction: Mapping[str, Any],
+    metadata: Metadata,
+    class_names: Sequence[str] | None = None,
+    seen: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """Image | prediction | truth (if the record has one) over a legend of the classes present.
+
+    Args:
+        record: with ``file_name`` and its annotation fields.
+        prediction: the model's output for it; ``sem_seg`` scores [C, h, w] give the colors, or
+            else ``panoptic_seg``, whose segments are outlined where it is there.
+        metadata: of the data set: ignore_label, stuff_classes, stuff_colors.
+        class_names: names in the legend; the data set's own by default.
+        seen: of each class, whether training saw it; the legend says where it did not.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    names = list(class_names or metadata.stuff_classes)
+    panels = [_predicted_panel(prediction)]
+    if "sem_seg_file_name" in record or "pan_seg_file_name" in record:
+        panels.append(_truth_panel(record, metadata))
+    colors = np.array(metadata.stuff_colors, dtype=np.uint8)
+    return draw_panels(read_image(record["file_name"]), panels, names, colors, seen)
+
+
+def draw_segmentation(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Draw a label map over its image, with a legend of the classes present.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        labels: int64 [H, W] indices into ``names``.
+        names: of all classes.
+
+    Returns:
+        uint8 [H', W', 3] RGB.
+    """
+    colors = np.array(palette(len(names)), dtype=np.uint8)
+    return draw_panels(image, [Panel("segmentation", labels)], list(names), colors)
+
+
+def draw_panels(
+    pixels: np.ndarray,
+    panels: Sequence[Panel],
+    names: list[str],
+    colors: np.ndarray,
+    seen: Sequence[bool] | None = None,
+) -> np.ndarray:
+    """Draw an image and its labellings in a row over a legend of the classes present.
+
+    Args:
+        pixels: uint8 [H, W, 3] RGB.
+        panels: labellings, all of the same size.
+        names: of the C classes.
+        colors: uint8 [C, 3] RGB of the classes.
+        seen: of each class, whether training saw it; the legend marks those that it did not.
+
+    Returns:
+        uint8 [H', W', 3] RGB.
+    """
+    image = Image.fromarray(pixels)
+    height, width = panels[0].classes.shape
+    size = _panel_size(width, height)
+    enlarged = size[0] > width
+    image = image.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS)
+    tiles = [("image", np.asarray(image))]
+    tiles += [(panel.title, _paint(image, panel, colors)) for panel in panels]
+    return _compose(tiles, legend_entries(panels, names, colors, seen))
+
+
+def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
+    segments = None
+    if "panoptic_seg" in prediction:
+        segment_map, infos = prediction["panoptic_seg"]
+        segments = segment_map.cpu().numpy()
+    if "sem_seg" in prediction:
+        classes = label_map(prediction["sem_seg"]).cpu().numpy()
+    else:
+        classes = np.full(segments.shape, -1)
+        for info in infos:
+            classes[segments == info["id"]] = info["category_id"]
+    return Panel("prediction", classes, segments)
+
+
+def _truth_panel(record: Mapping[str, Any], metadata: Metadata) -> Panel:
+    classes = load_semantic_label(record, metadata).astype(np.int64)
+    classes[classes == metadata.ignore_label] = -1
+    segments = None
+    if "pan_seg_file_name" in record:
+        segments = read_panoptic_ids(record["pan_seg_file_name"])
+    return Panel("truth", classes, segments)
+
+
+def _panel_size(width: int, height: int) -> tuple[int, int]:
+    longest = max(width, height)
+    factor = min(math.ceil(MIN_PANEL / longest), MAX_PANEL / longest)
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _resize_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Take the nearest id for each pixel of an image of ``size`` (width, height)."""
+    width, height = size
+    rows = (np.arange(height) * 2 + 1) * ids.shape[0] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * ids.shape[1] // (2 * width)
+    return ids[rows[:, None], columns]
+
+
+def _paint(image: Image.Image, panel: Panel, colors: np.ndarray) -> np.ndarray:
+    """Lay the panel's colors over the gray image and draw its segments' borders."""
+    classes = _resize_ids(panel.classes, image.size)
+    # Row -1, where void's negative id points.
+    table = np.concatenate([colors, [VOID_COLOR]]).astype(np.float32)
+    gray = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    painted = COLOR_STRENGTH * table[classes] + (1 - COLOR_STRENGTH) * gray
+    painted = painted.round().astype(np.uint8)
+    if panel.segments is not None:
+        painted[_borders(_resize_ids(panel.segments, image.size))] = OUTLINE_COLOR
+    return painted
+
+
+def _borders(ids: np.ndarray) -> np.ndarray:
+    """Bool [h, w]: pixels whose right or lower neighbor has another id."""
+    borders = np.zeros(ids.shape, dtype=bool)
+    borders[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    borders[:-1] |= ids[:-1] != ids[1:]
+    return borders
+
+
+LegendEntry = tuple[tuple[int, int, int], str, str]  # color, name, note
+
+
+def legend_entries(
+    panels: Sequence[Panel],
+    names: list[str],
+    colors: np.ndarray,
+    seen: Sequence[bool] | None = None,
+) -> list[LegendEntry]:
+    """Classes present in any panel, the largest first, with a note if a panel lacks them."""
+    counts = np.stack(
+        [np.bincount(p.classes[p.classes >= 0], minlength=len(names)) for p in panels]
+    )
+    total = counts.sum(axis=0)
+    entries = []
+    for class_id in np.argsort(-total, kind="stable"):
+        if total[class_id]:
+            found = [p.title for p, c in zip(panels, counts, strict=True) if c[class_id]]
+            note = "" if len(found) == len(panels) else f"{found[0]} only"
+            name = names[class_id]
+            name = f"{name} ({class_id})" if names.count(name) > 1 else name
+            name = name if seen is None or seen[class_id] else f"{name} (unseen)"
+            entries.append((tuple(map(int, colors[class_id])), name, note))
+    hidden = len(entries) - MAX_LEGEND_CLASSES
+    if hidden > 0:
+        entries[MAX_LEGEND_CLASSES:] = [(BACKGROUND, f"and {hidden} more", "")]
+    if any((p.classes < 0).any() for p in panels):
+        entries.append((VOID_COLOR, "no class", ""))
+    return entries
+
+
+def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) -> np.ndarray:
+    """Titles, tiles [h, w, 3] in a row, and the legend in columns under them."""
+    height, width = tiles[0][1].shape[:2]
+    font = ImageFont.load_default(size=max(13, min(18, width // 32)))
+    line = round(font.size * 1.5)
+    labels = [f"{name}  {note}" if note else name for _, name, note in entries]
+    column = math.ceil(max((font.getlength(label) for label in labels), default=0)) + 2 * line
+    total_width = max(len(tiles) * (width + MARGIN), column) + MARGIN
+    columns = max(1, (total_width - MARGIN) // column)
+    rows = math.ceil(len(entries) / columns)
+    canvas = Image.new(
+        "RGB", (total_width, line + height + 2 * MARGIN + rows * line + MARGIN), BACKGROUND
+    )
+    draw = ImageDraw.Draw(canvas)
+    for number, (title, tile) in enumerate(tiles):
+        left = MARGIN + number * (width + MARGIN)
+        draw.text((left, line // 2 + MARGIN // 2), title, INK, font, anchor="lm")
+        canvas.paste(Image.fromarray(tile), (left, line + MARGIN // 2))
+    top = line + height + 2 * MARGIN
+    for number, entry in enumerate(entries):
+        left = MARGIN + number // rows * column
+        _draw_entry(draw, entry, left, top + number % rows * line, line, font)
+    return np.asarray(canvas)
+
+
+def _draw_entry(
+    draw: ImageDraw.ImageDraw,
+    entry: LegendEntry,
+    left: int,
+    top: int,
+    line: int,
+    font: ImageFont.FreeTypeFont,
+) -> None:
+    color, name, note = entry
+    swatch = (left, top + 2, left + line - 4, top + line - 3)
+    draw.rectangle(swatch, fill=color, outline=FAINT_INK if color != BACKGROUND else None)
+    text = left + line + 2
+    draw.text((text, top + line // 2), name, INK, font, anchor="lm")
+    offset = font.getlength(f"{name}  ")
+    draw.text((text + offset, top + line // 2), note, FAINT_INK, font, anchor="lm")

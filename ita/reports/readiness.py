@@ -1,0 +1,43 @@
+"""Tables of checked data sets: what is there, what is wrong, what to do."""
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from ita.data.checking import Report
+
+MAX_PROBLEMS_LISTED = 10
+HEADERS = ("data set", "download", "prepared", "images", "annotations", "classes seen", "")
+
+
+def format_readiness(reports: Sequence[Report]) -> str:
+    """Table with a row per data set."""
+    return tabulate([_cells(report) for report in reports], HEADERS)
+
+
+def format_problems(reports: Sequence[Report]) -> str:
+    """Paragraphs on the problems and notes of each data set that has any."""
+    paragraphs = [lines for report in reports if (lines := _describe(report))]
+    return "".join("\n" + "\n".join(lines) + "\n" for lines in paragraphs)
+
+
+def _cells(report: Report) -> tuple[str, ...]:
+    row = report.row
+    images = f"{report.num_images:,}" + (f" of {row.num_images:,}" if row.num_images else "")
+    there = report.annotations
+    listed = ", ".join(kind if there[kind] else f"no {kind}" for kind in there)
+    annotations = listed if any(there.values()) else "none"
+    seen = f"{len(report.classes)} in {report.num_read:,} read" if report.num_read else ""
+    prepared = {True: "yes", False: "no", None: ""}[report.prepared]
+    result = "NOT READY" if report.problems else "ready"
+    return (row.name, report.download, prepared, images, annotations, seen, result)
+
+
+def _describe(report: Report) -> list[str]:
+    lines = [f"  {problem}" for problem in report.problems[:MAX_PROBLEMS_LISTED]]
+    if len(report.problems) > len(lines):
+        lines.append(f"  and {len(report.problems) - len(lines):,} more")
+    if report.problems:
+        lines.append(f"  -> {report.remedy}")
+    lines += [f"  note: {note}" for note in report.notes]
+    return [f"{report.row.name}:", *lines] if lines else []

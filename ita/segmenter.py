@@ -1,0 +1,103 @@
+"""Segmenter: a model, a vocabulary and inference options, from images to segmentations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ita.classes import ClassList
+from ita.meta_arch import ITA, Record
+from ita.modeling.postprocess import InferenceOptions, label_map, segment_image
+from ita.modeling.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """An image segmented into the classes of a class list.
+
+    Attributes:
+        label_map: int64 [H, W] at the image's size, indices into ``names``.
+        class_list: the C classes.
+    """
+
+    label_map: np.ndarray
+    class_list: ClassList
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """First synonym of each class."""
+        return self.class_list.names
+
+
+class Segmenter:
+    """Segments images into the classes of one vocabulary.
+
+    Model, vocabulary and options are never changed, so segmenters of several threads may share a
+    model.
+
+    Args:
+        model: weights.
+        vocabulary: classes, encoded by :meth:`ita.meta_arch.ITA.make_vocabulary` of this model.
+        options: results to compute.
+    """
+
+    def __init__(self, model: ITA, vocabulary: Vocabulary, options: InferenceOptions) -> None:
+        self.model, self.vocabulary, self.options = model, vocabulary, options
+
+    @torch.no_grad()
+    def __call__(self, batched_inputs: Sequence[Record]) -> list[dict[str, Any]]:
+        """Segment a batch of Detectron2 records.
+
+        Args:
+            batched_inputs: for each image a dict of ``image``, uint8 RGB [3, h, w], and optionally
+                ``height`` and ``width`` of the output. Smaller images are padded to the largest.
+
+        Returns:
+            For each image a dict, as the options ask, of ``sem_seg`` [C, H, W] scores,
+            ``panoptic_seg`` (ids [H, W], segments) and ``instances``; with dominant categories also
+            ``dominant_classes``, int64 [K'], the class of each, the most likely first, -1 for
+            "other".
+        """
+        images = self.model.encode_images(batched_inputs)
+        decoded = self.model.decode(images, self.vocabulary)
+        prediction = decoded.predictions[-1]
+        results = []
+        # In float32 also under mixed precision, where the best scores would tie.
+        with torch.autocast(self.model.device.type, enabled=False):
+            scores = self.model.classify(images, prediction, self.vocabulary, self.options)
+            for i, record in enumerate(batched_inputs):
+                valid_size = images.sizes[i]
+                masks = F.interpolate(
+                    prediction.mask_logits[i : i + 1].float(),
+                    size=images.padded_size,
+                    mode="bilinear",
+                    align_corners=False,
+                )[0]
+                result = segment_image(
+                    scores[i],
+                    masks,
+                    self.vocabulary.class_list.things,
+                    self.options,
+                    valid_size=valid_size,
+                    output_size=_output_size(record, valid_size),
+                )
+                if decoded.dominant_classes is not None:
+                    result["dominant_classes"] = decoded.dominant_classes[i]
+                results.append(result)
+        return results
+
+    def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
+        """Segment a batch of records into label maps; the options include semantic results."""
+        outputs = self(batched_inputs)
+        class_list = self.vocabulary.class_list
+        return [
+            Segmentation(label_map(output["sem_seg"]).cpu().numpy(), class_list)
+            for output in outputs
+        ]
+
+
+def _output_size(record: Mapping[str, Any], valid_size: tuple[int, int]) -> tuple[int, int]:
+    return record.get("height", valid_size[0]), record.get("width", valid_size[1])

@@ -1,0 +1,7 @@
+"""The toy world: drawn scenes of objects with two attributes, some pairs of which are never trained.
+
+``names`` lists the classes and which are seen, ``drawing`` draws them, ``scenes`` composes images,
+``dataset`` writes them to disk, ``captions`` pairs views of them with text. The folder ``clip``
+holds a CLIP that knows their words, ``model`` a small ITA trained on them, and ``datasets.yaml``
+describes the data sets the way custom ones are described.
+"""

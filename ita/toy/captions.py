@@ -1,0 +1,253 @@
+"""Image-caption pairs of the toy world, as an image-text model would find them on the web.
+
+They cover the whole vocabulary, also the pairs of words that segmentation never trains on. Masks
+choose what images show, views of a subject and windows around one; captions only name it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from ita.errors import UserError
+from ita.toy.names import DISTRACTOR_STUFF, DISTRACTOR_THINGS, STUFF, THINGS, synonym
+from ita.toy.scenes import Segment, draw_scene
+
+ALL_THINGS = THINGS + DISTRACTOR_THINGS
+ALL_STUFF = STUFF + DISTRACTOR_STUFF
+SUBJECTS = ALL_THINGS + ALL_STUFF
+SCENE_SIZE = 144
+# Greatest side of a view in lengths of its subject's bounding box.
+MAX_CONTEXT = 1.8
+# Length in pixels of the part of a ground that is a view's subject, and of how many random ones the
+# one with the most of that ground in it is taken.
+MIN_GROUND, MAX_GROUND = 24, 44
+GROUND_CANDIDATES = 16
+# A segment that nobody would name is smaller than this, in pixels.
+MIN_NAMED_AREA = 150
+# Side of a window around an object or ground in a scene, in lengths of it.
+MIN_WINDOW, MAX_WINDOW = 0.6, 1.3
+# Names in a caption of a whole scene.
+MAX_NAMED = 5
+SYNONYM_RATE = 0.25
+PATTERNS = (
+    "{}",
+    "a {}",
+    "the {}",
+    "a photo of a {}.",
+    "This is a photo of a {}",
+    "There is a {} in the scene",
+    "There is the {} in the scene",
+    "a photo of a {} in the scene",
+    "a photo of a SIZE {}.",
+    "This is a photo of a SIZE {}.",
+    "There is a SIZE {} in the scene.",
+    "a picture of some {}",
+    "other things and a {}",
+)
+SIZES = ("small", "medium", "large")
+# First word of every random seed here, where data sets have theirs: a data set of another seed than
+# this has other scenes.
+_STREAM = 0xC11B
+
+
+def all_texts() -> Iterator[str]:
+    """Texts with every word that a caption can have."""
+    anything = SUBJECTS[0]
+    for pattern in PATTERNS:
+        yield from (pattern.replace("SIZE", size).format(anything) for size in SIZES)
+    yield from (text for name in SUBJECTS for text in (name, f"a {synonym(name)} and"))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with captions.
+
+    Attributes:
+        views: images of one subject each.
+        scenes: images of several.
+        windows: parts of scenes that have a caption: (scene, left, top, right, bottom), lengths in
+            sides of the image.
+        captions: of the views, then of the windows.
+        named: the classes in each caption.
+        shown: the classes that what it is the caption of counts as showing: of a view or window its
+            subject, of a whole scene all that somebody would name.
+    """
+
+    views: list[Image.Image] = field(default_factory=list)
+    scenes: list[Image.Image] = field(default_factory=list)
+    windows: list[tuple[int, float, float, float, float]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    named: list[frozenset[str]] = field(default_factory=list)
+    shown: list[frozenset[str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a subject is: an image, and the middle and length of the subject's box in pixels."""
+
+    image: Image.Image
+    x: float
+    y: float
+    length: float
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A scene of several objects: its image and the places of what it shows, by name."""
+
+    image: Image.Image
+    places: tuple[tuple[str, _Place], ...]
+
+
+def _portrait(rng: np.random.Generator, name: str) -> _Place:
+    """A scene with a single object, which can be seen."""
+    while True:
+        scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, [name], ALL_STUFF, max_objects=1)
+        for segment in scene.segments:
+            if segment.name == name and segment.mask.sum() >= MIN_NAMED_AREA:
+                return _place_of(Image.fromarray(scene.image), segment)
+
+
+def _place_of(image: Image.Image, segment: Segment) -> _Place:
+    rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
+    length = max(np.ptp(rows), np.ptp(columns)) + 1
+    middle = ((columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2)
+    return _Place(image, *map(float, middle), float(length))
+
+
+def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> _Place:
+    """Where mostly this ground is."""
+    length = rng.uniform(MIN_GROUND, MAX_GROUND)
+    reach = round(length / 2)
+
+    def share(middle: np.ndarray) -> float:
+        top, left = np.maximum(middle - reach, 0)
+        return mask[top : middle[0] + reach + 1, left : middle[1] + reach + 1].mean()
+
+    y, x = max(rng.choice(np.argwhere(mask), GROUND_CANDIDATES), key=share)
+    return _Place(image, float(x), float(y), length)
+
+
+class CaptionedViews:
+    """Images of random scenes with captions; the same arguments give the same ones.
+
+    Args:
+        seed: of the scenes and of the views.
+        portraits_each: scenes drawn of every class of objects alone.
+        num_scenes: scenes of several objects.
+        size: side of a view in pixels; may be changed at any time.
+
+    Raises:
+        UserError: so few scenes that some ground is in none.
+    """
+
+    def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
+        self.size = size
+        self.rng = np.random.default_rng((_STREAM, seed, 2))
+        self._places = {
+            name: [
+                _portrait(np.random.default_rng((_STREAM, seed, 0, subject, number)), name)
+                for number in range(portraits_each)
+            ]
+            for subject, name in enumerate(ALL_THINGS)
+        } | {name: [] for name in ALL_STUFF}
+        self._groups: list[_Group] = []
+        for number in range(num_scenes):
+            self._add_group(np.random.default_rng((_STREAM, seed, 1, number)))
+        if missing := [name for name, places in self._places.items() if not places]:
+            raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}: draw more")
+
+    def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
+        """One view of each class, in random order, and the classes' names."""
+        subjects = [str(name) for name in self.rng.permutation(SUBJECTS)]
+        return [self._view(self._random_place(name)) for name in subjects], subjects
+
+    def batches(self, num_views: int, num_scenes: int, scene_size: int) -> Iterator[Batch]:
+        """Endless batches.
+
+        Args:
+            num_views: views of different classes, at most one of each.
+            num_scenes: scenes, each with a window around every object and ground and with one over
+                the whole of it, whose caption names several.
+            scene_size: side of a scene's image in pixels.
+        """
+        while True:
+            subjects = [str(name) for name in self.rng.permutation(SUBJECTS)[:num_views]]
+            batch = Batch()
+            for subject in subjects:
+                batch.views.append(self._view(self._random_place(subject)))
+                self._describe(batch, subject)
+            for index in self.rng.choice(len(self._groups), num_scenes, replace=False):
+                self._add_scene(batch, self._groups[index], scene_size)
+            yield batch
+
+    def _add_group(self, rng: np.random.Generator) -> None:
+        scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF)
+        image = Image.fromarray(scene.image)
+        places = []
+        for segment in scene.segments:
+            if segment.mask.sum() < MIN_NAMED_AREA:
+                continue
+            if segment.name in ALL_STUFF:
+                place = _ground_place(rng, image, segment.mask)
+                self._places[segment.name].append(place)
+            else:
+                place = _place_of(image, segment)
+            places.append((segment.name, place))
+        self._groups.append(_Group(image, tuple(places)))
+
+    def _add_scene(self, batch: Batch, group: _Group, size: int) -> None:
+        """Add a scene to a batch, mirrored or not, with its windows."""
+        index, mirrored = len(batch.scenes), self.rng.random() < 0.5
+        image = group.image.resize((size, size), Image.Resampling.BILINEAR)
+        batch.scenes.append(self._lit(ImageOps.mirror(image) if mirrored else image))
+        for name, place in group.places:
+            half = place.length * self.rng.uniform(MIN_WINDOW, MAX_WINDOW) / 2
+            x = SCENE_SIZE - 1 - place.x if mirrored else place.x
+            box = np.array((x - half, place.y - half, x + half, place.y + half)) / SCENE_SIZE
+            batch.windows.append((index, *box.clip(0, 1).tolist()))
+            self._describe(batch, name)
+        shown = sorted({name for name, _ in group.places})
+        if len(shown) > 1:
+            named = self._some(shown)
+            batch.windows.append((index, 0.0, 0.0, 1.0, 1.0))
+            batch.captions.append(" and ".join(f"a {self._word(name)}" for name in named))
+            batch.named.append(frozenset(named))
+            batch.shown.append(frozenset(shown))
+
+    def _random_place(self, name: str) -> _Place:
+        places = self._places[name]
+        return places[self.rng.integers(len(places))]
+
+    def _view(self, place: _Place) -> Image.Image:
+        """A square around the place, which lies anywhere inside it."""
+        image, rng = place.image, self.rng
+        side = min(place.length * rng.uniform(1, MAX_CONTEXT), image.width)
+        slack = (side - place.length) / 2
+        corner = np.array((place.x, place.y)) + rng.uniform(-slack, slack, 2) - side / 2
+        left, top = np.clip(corner, 0, image.width - side)
+        box = (left, top, left + side, top + side)
+        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        return self._lit(ImageOps.mirror(view) if rng.random() < 0.5 else view)
+
+    def _lit(self, image: Image.Image) -> Image.Image:
+        return ImageEnhance.Brightness(image).enhance(self.rng.uniform(0.85, 1.15))
+
+    def _word(self, name: str) -> str:
+        return synonym(name) if self.rng.random() < SYNONYM_RATE else name
+
+    def _describe(self, batch: Batch, subject: str) -> None:
+        """Add a caption that names one class."""
+        pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
+        pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
+        batch.captions.append(pattern.format(self._word(subject)))
+        batch.named.append(frozenset((subject,)))
+        batch.shown.append(frozenset((subject,)))
+
+    def _some(self, names: Sequence[str]) -> list[str]:
+        """As many as a caption has, in random order."""
+        # Who cannot name everything leaves out the ground.
+        shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
+        return [str(name) for name in self.rng.permutation(shuffled[:MAX_NAMED])]

@@ -1,0 +1,204 @@
+"""How well a CLIP knows the toy world: on views, on regions of scenes, on scenes as a whole.
+
+All measures are percentages over groups of classes. Nothing measured on was trained on.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ita.modeling.clip import FrozenCLIP
+from ita.modeling.vocabulary import TextFeatures
+from ita.toy.captions import SCENE_SIZE, SUBJECTS, CaptionedViews
+from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, synonym
+from ita.toy.scenes import Scene, draw_scene
+
+# Training's seeds are smaller.
+HELD_OUT_SEED = 1 << 20
+WORLD = THINGS + STUFF
+GROUPS: dict[str, frozenset[str]] = {
+    "all pairs": frozenset(THINGS),
+    "seen pairs": frozenset(SEEN_THINGS),
+    "validation-unseen": frozenset(VAL_UNSEEN),
+    "test-unseen": frozenset(TEST_UNSEEN),
+    "stuff": frozenset(STUFF),
+}
+# The classes that a view is told from, and what each is called.
+VOCABULARIES: dict[str, dict[str, str]] = {
+    f"{len(WORLD)} names": {name: name for name in WORLD},
+    f"{len(SUBJECTS)} names": {name: name for name in SUBJECTS},
+    f"{len(WORLD)} synonyms": {name: synonym(name) for name in WORLD},
+}
+REGIONS = f"regions, {len(WORLD)} names"
+TOP = (8, 16, 20)
+# Scenes are enlarged before the dense feature is made, as a model's test images are.
+ENLARGED = 2
+# Of the mask logits that a model makes.
+MASK_STRIDE = 4
+# Scenes of which no ground is missing.
+_SCENES_FOR_GROUND = 100
+_BATCH = 64
+
+# Percentages by group and then by what was measured.
+Table = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, each a table by group.
+
+    Attributes:
+        accuracy: of views for each vocabulary, and of regions.
+        found: share of the classes in a scene that are among the K that suit the image best.
+        views: views of each class.
+        scenes: whole scenes.
+        regions_without_cell: percentage of regions too small for a cell of the dense feature.
+    """
+
+    accuracy: Table
+    found: Table
+    views: int
+    scenes: int
+    regions_without_cell: float
+
+
+def measure(clip: FrozenCLIP, views: int, scenes: int) -> Measured:
+    """Measure on this many held-out views of each class and held-out whole scenes."""
+    text = TextFeatures(clip)
+    accuracy: Table = {group: {} for group in GROUPS}
+    for vocabulary, column in zero_shot(text, *held_out_views(clip, views)).items():
+        for group, percent in column.items():
+            accuracy[group][vocabulary] = percent
+    regions = measure_scenes(text, held_out_scenes(scenes))
+    for group, percent in by_group(regions.classes, regions.recognized).items():
+        accuracy[group][REGIONS] = percent
+    found: Table = {group: {} for group in GROUPS}
+    for k in TOP:
+        for group, percent in by_group(regions.present, regions.rank < k).items():
+            found[group][f"top {k}"] = percent
+    without = 100 * float(np.mean(regions.without_cell))
+    return Measured(accuracy, found, views, scenes, without)
+
+
+def by_group(classes: Sequence[str], right: np.ndarray) -> dict[str, float]:
+    """Percentage of what is right [N] in each group, by the true classes' names."""
+    members = {
+        group: np.array([name in names for name in classes], bool)
+        for group, names in GROUPS.items()
+    }
+    return {
+        group: 100 * float(right[member].mean()) if member.any() else float("nan")
+        for group, member in members.items()
+    }
+
+
+def held_out_views(clip: FrozenCLIP, views: int) -> tuple[list[Image.Image], list[str]]:
+    """``views`` views of every class and their names."""
+    size = clip.preprocess_config.size
+    source = CaptionedViews(
+        HELD_OUT_SEED, views, _SCENES_FOR_GROUND, size if isinstance(size, int) else size[0]
+    )
+    images: list[Image.Image] = []
+    subjects: list[str] = []
+    for _ in range(views):
+        more_images, more_subjects = source.of_each_subject()
+        images += more_images
+        subjects += more_subjects
+    return images, subjects
+
+
+def zero_shot(
+    text: TextFeatures, images: Sequence[Image.Image], subjects: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Accuracy of views, by CLIP's own image encoder, for each vocabulary and group."""
+    pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
+    embedding = torch.cat([text.clip.embed_images(p) for p in _split(pixels, _BATCH)])
+    results = {}
+    for vocabulary, names in VOCABULARIES.items():
+        best = (embedding @ text.encode(list(names.values())).T).argmax(dim=-1).tolist()
+        right = np.array([list(names)[b] == s for b, s in zip(best, subjects, strict=True)])
+        results[vocabulary] = by_group(subjects, right)
+    return results
+
+
+def held_out_scenes(count: int) -> Iterator[Scene]:
+    """Whole scenes of the data sets' size and classes."""
+    for index in range(count):
+        rng = np.random.default_rng((HELD_OUT_SEED, 3, index))
+        yield draw_scene(rng, SCENE_SIZE, SCENE_SIZE, THINGS, STUFF)
+
+
+@dataclass(frozen=True)
+class MeasuredScenes:
+    """What became of R regions and of C classes, each counted once per scene that has it.
+
+    Attributes:
+        classes: the class of each region.
+        recognized: bool [R], whether the region's embedding is nearest to its class.
+        without_cell: bool [R], whether the region holds no cell of the dense feature.
+        present: the classes.
+        rank: int [C], the class's rank, from 0, by the whole image's embedding.
+    """
+
+    classes: list[str]
+    recognized: np.ndarray
+    without_cell: np.ndarray
+    present: list[str]
+    rank: np.ndarray
+
+
+def measure_scenes(text: TextFeatures, scenes: Iterable[Scene]) -> MeasuredScenes:
+    """Recognize regions by true masks over the dense feature, and classes by the whole image."""
+    weight = text.encode(WORLD)
+    classes, recognized, without_cell, present, rank = [], [], [], [], []
+    for scene in scenes:
+        dense = text.clip(_enlarged(scene, text.clip))["dense"]
+        segments = [segment for segment in scene.segments if not segment.is_crowd]
+        if segments:
+            masks = _cell_logits([segment.mask for segment in segments], dense)
+            best = (text.clip.embed_masks(dense, masks)[0] @ weight.T).argmax(dim=-1)
+            classes += [segment.name for segment in segments]
+            recognized += [WORLD[i] for i in best.tolist()]
+            without_cell += (~(masks[0] > 0).any(dim=(-2, -1))).tolist()
+        order = (text.clip.embed_area(dense, torch.ones_like(dense[:, 0]))[0] @ weight.T).argsort(
+            descending=True
+        )
+        ranked = [WORLD[i] for i in order.tolist()]
+        names = sorted({segment.name for segment in scene.segments})
+        present += names
+        rank += [ranked.index(name) for name in names]
+    right = np.array([r == c for r, c in zip(recognized, classes, strict=True)], bool)
+    return MeasuredScenes(classes, right, np.array(without_cell, bool), present, np.array(rank))
+
+
+def _enlarged(scene: Scene, clip: FrozenCLIP) -> Tensor:
+    """The image as the model takes it, [1, 3, H, W]."""
+    height, width = (ENLARGED * side for side in scene.image.shape[:2])
+    image = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BILINEAR)
+    mean, std = (torch.tensor(values) for values in (clip.pixel_mean, clip.pixel_std))
+    pixels = (torch.from_numpy(np.array(image)) - mean) / std
+    return pixels.permute(2, 0, 1)[None].to(clip.device)
+
+
+def _cell_logits(masks: Sequence[np.ndarray], dense: Tensor) -> Tensor:
+    """Masks [S, H, W] as a perfect model's logits, resized as it does: [1, S, h, w]."""
+    logits = torch.from_numpy(np.stack(masks)).float()[None].to(dense.device) * 2 - 1
+    logits = F.adaptive_avg_pool2d(logits, [ENLARGED * n // MASK_STRIDE for n in logits.shape[-2:]])
+    return F.interpolate(logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _split(items: Sequence[Tensor], size: int) -> Iterator[Sequence[Tensor]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def markdown_table(table: Mapping[str, Mapping[str, float]]) -> str:
+    """A table by group and measure, its percentages to a tenth."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    lines = [["classes", *columns], [":--", *("--:" for _ in columns)]]
+    lines += [[name, *(f"{row[column]:.1f}" for column in columns)] for name, row in table.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

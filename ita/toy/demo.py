@@ -1,0 +1,57 @@
+"""The demo: train, stop, resume and evaluate a small open-vocabulary ITA on the CPU."""
+
+import shutil
+import time
+from pathlib import Path
+
+from ita.reports.tables import format_seen_table, format_table
+from ita.toy.commands import read_results, run_training
+from ita.toy.dataset import make_toy_dataset
+
+CONFIG = "configs/toy/ita_tiny.yaml"
+TEST_SET = "toy_test_all"
+PICTURES = 8
+
+
+def demo(output: Path, iterations: int, test: int) -> str:
+    """Draw the scenes, evaluate the untrained model, train in two runs, evaluate again.
+
+    Args:
+        output: folder for scenes, checkpoints, results and pictures; earlier ones are replaced.
+        iterations: training steps in all.
+        test: number of test scenes.
+
+    Returns:
+        Tables of both results and the folder of the pictures, for the terminal.
+
+    Raises:
+        UserError: a command failed, or the folder cannot be written.
+    """
+    start = time.perf_counter()
+    datasets, untrained, run = output / "datasets", output / "untrained", output / "run"
+    for folder in (datasets, untrained, run):
+        shutil.rmtree(folder, ignore_errors=True)
+    make_toy_dataset(datasets / "toy", test=test)
+    steps = ["SOLVER.STEPS", f"({iterations * 4 // 5},)", "SOLVER.CHECKPOINT_PERIOD", "100000"]
+    tested = ["DATASETS.TEST", f"('{TEST_SET}',)", "TEST.NUM_PICTURES", str(PICTURES)]
+    run_training(CONFIG, datasets, "--eval-only", "OUTPUT_DIR", str(untrained), *tested)
+    half = ["SOLVER.MAX_ITER", str(iterations // 2), "TEST.EVAL_PERIOD", "0"]
+    run_training(CONFIG, datasets, "OUTPUT_DIR", str(run), *steps, *half, "DATASETS.TEST", "()")
+    whole = ["SOLVER.MAX_ITER", str(iterations)]
+    run_training(CONFIG, datasets, "--resume", "OUTPUT_DIR", str(run), *steps, *whole, *tested)
+    results = {
+        "before training": read_results(untrained)[TEST_SET],
+        "after training": read_results(run)[TEST_SET],
+    }
+    lines = [
+        f"\nOn scenes of another seed than the training ones, after "
+        f"{time.perf_counter() - start:.0f} s in all:",
+        format_table(results),
+        format_seen_table(results),
+    ]
+    for side in ("seen", "unseen"):
+        before, after = (result["sem_seg"][f"mIoU_{side}"] for result in results.values())
+        lines.append(f"mIoU over {side} classes {before:.1f} -> {after:.1f}")
+    pictures = run / "inference" / TEST_SET / "pictures"
+    lines.append(f"Pictures of predictions and ground truth: {pictures}")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Training the toy model that is installed with the package, and writing its folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ita.engine.checkpoint import export_weights, last_checkpoint, read_checkpoint
+from ita.errors import UserError
+from ita.files import write_atomically
+from ita.predictor import CONFIG_NAME, WEIGHTS_NAME
+from ita.toy.commands import read_results, run_training
+from ita.toy.dataset import make_toy_dataset
+
+CONFIG = "configs/toy/ita_tiny_long.yaml"
+TRAIN_SCENES = 3000
+CARD_NAME = "README.md"
+TEST_SETS = {
+    "toy_val": "validation scenes",
+    "toy_test_all": "test scenes",
+    "toy_test_synonyms": "test scenes, classes named by synonyms",
+    "toy_test_distractors": "test scenes, with the names of 42 further classes",
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Size of the training; the model of the package has the default."""
+
+    scenes: int = TRAIN_SCENES
+    iterations: int = 4800
+
+
+def train_toy_model(folder: Path, work: Path, schedule: Schedule) -> str:
+    """Train the model of ``folder/config.yaml`` and write its weights and its card.
+
+    An interrupted training resumes from the last checkpoint in ``work``.
+
+    Args:
+        folder: holds ``config.yaml``.
+        work: for scenes, checkpoints and logs.
+        schedule: number of training scenes and iterations.
+
+    Returns:
+        The card's table of results.
+
+    Raises:
+        UserError: no config, training failed, or a folder cannot be written.
+    """
+    config = folder / CONFIG_NAME
+    if not config.is_file():
+        raise UserError(f"{config} does not exist; copy that of ita/toy/model")
+    run = work / "run"
+    make_toy_dataset(work / "datasets" / "toy", train=schedule.scenes)
+    run_training(
+        str(config),
+        work / "datasets",
+        "--resume",
+        *("OUTPUT_DIR", str(run)),
+        *("DATASETS.TEST", str(tuple(TEST_SETS))),
+        *("SOLVER.MAX_ITER", str(schedule.iterations)),
+        *("SOLVER.STEPS", f"({schedule.iterations * 4 // 5},)"),
+    )
+    checkpoint = read_checkpoint(last_checkpoint(run))
+    export_weights(checkpoint, folder / WEIGHTS_NAME)
+    table = _table(read_results(run))
+    card = _CARD.format(
+        table=table,
+        scenes=f"{schedule.scenes:,}",
+        iterations=f"{schedule.iterations:,}",
+        parameters=f"{sum(t.numel() for t in checkpoint['model'].values()):,}",
+        megabytes=f"{(folder / WEIGHTS_NAME).stat().st_size / 1e6:.1f}",
+    )
+    write_atomically(folder / CARD_NAME, card.encode())
+    return table
+
+
+def _table(results: dict[str, Any]) -> str:
+    rows = ["| images and classes | mIoU | seen | unseen | PQ |", "| --- | --: | --: | --: | --: |"]
+    for name, title in TEST_SETS.items():
+        semantic, panoptic = results[name]["sem_seg"], results[name]["panoptic_seg"]
+        values = [semantic[key] for key in ("mIoU", "mIoU_seen", "mIoU_unseen")]
+        cells = ["–" if v is None else f"{v:.1f}" for v in (*values, panoptic["PQ"])]
+        rows.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+_CARD = """\
+# The toy model
+
+A small ITA that `ita.load()` and `ita segment` use unless they are given another model. It is
+trained on drawn scenes of the toy world and knows nothing of real images: its objects are called
+"striped triangle" or "red ring", its backgrounds "grass" or "brick wall".
+
+- `config.yaml`: `{config}` with the weights of the two classifiers that were best on
+  validation scenes.
+- `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, with the
+  training class list. The frozen CLIP is that of `ita/toy/clip`.
+
+## Results
+
+In percent; unseen classes are pairs of words that training never shows.
+
+{table}
+
+## Training
+
+    ita toy train-model
+
+{scenes} training scenes, {iterations} iterations of 4 images on the CPU.
+""".replace("{config}", CONFIG)

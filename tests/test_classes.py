@@ -1,0 +1,129 @@
+import logging
+
+import pytest
+
+from ita.classes import note_repetitions, parse_class_list, read_class_list
+from ita.data.registration import class_list_for, register_semantic
+from ita.errors import UserError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content: str | bytes):
+        path = tmp_path / "classes.txt"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+def test_classes_stand_in_id_order_with_gaps_comments_and_blanks(write):
+    path = write("# a comment\n7: dog , puppy\n\n  \n2:cat\n100: Zimmer,  ,Küche\n")
+    class_list = read_class_list(path)
+    assert class_list.classes == (("cat",), ("dog", "puppy"), ("Zimmer", "Küche"))
+    assert class_list.name == str(path)
+    assert sorted(parse_class_list(path)) == [2, 7, 100]
+
+
+def test_published_format_drops_ids_that_are_no_class(write):
+    path = write("0:invalid_class_id\n1:person,child\n2:invalid_class_id\n3:sky\n")
+    assert read_class_list(path).classes == (("person", "child"), ("sky",))
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_byte_order_mark_and_line_ends(write, mark, newline):
+    path = write(mark + newline.join(["0: cat", "1: dog"]).encode())
+    assert read_class_list(path).names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "word"),
+    [
+        ("0: cat\ndog\n", 2, "dog"),
+        ("0: cat\n1:\n", 2, "no name"),
+        ("0: cat\n1: ,,\n", 2, "no name"),
+        ("0: cat\n: dog\n", 2, "dog"),
+        ("0: cat\n-1: dog\n", 2, "-1"),
+        ("3: cat\n\n3: dog\n", 3, "line 1"),
+        ("0: cat, kitten\n5: dog\n6: cat,kitten\n", 3, "line 1"),
+        (b"0: cat\n1: dog\n2: caf\xe9\n", 3, "UTF-8"),
+    ],
+)
+def test_bad_lines_are_named(write, content, line, word):
+    path = write(content)
+    with pytest.raises(UserError) as error:
+        read_class_list(path)
+    assert f"{path}:{line}:" in str(error.value)
+    assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "\n# nothing\n", "0:invalid_class_id\n"])
+def test_empty_list(write, content):
+    with pytest.raises(UserError, match="empty"):
+        read_class_list(write(content))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read class list .*none\.txt"):
+        read_class_list(tmp_path / "none.txt")
+
+
+def test_repeated_names_are_notes(write, caplog):
+    path = write("0: bat, animal\n1: bat, club\n2: dog, animal\n3: cat, cat\n")
+    with caplog.at_level(logging.INFO):
+        note_repetitions(read_class_list(path))
+    assert "1 first names are shared by several classes: bat" in caplog.text
+    assert "2 synonyms are shared by several classes: animal, bat" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "count"), [("coco133", 133), ("ade150", 150), ("toy", 86)])
+def test_lists_of_ours_are_found_by_name(name, count):
+    class_list = read_class_list(name)
+    assert class_list.name == name
+    assert len(class_list) == count
+    every = [synonym for synonyms in class_list.classes for synonym in synonyms]
+    # Leftovers of COCO's naming, or of names split at the wrong place, are no words.
+    assert not [s for s in every if s.endswith(("-merged", "-other", "-stuff")) or s != s.strip()]
+
+
+def test_coco_names_follow_detectron2s_order():
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    ours = parse_class_list("coco133")
+    assert list(ours) == [category["id"] for category in COCO_CATEGORIES]
+    for category in COCO_CATEGORIES:
+        name, *words = ours[category["id"]][0], *category["name"].split("-")
+        if category["isthing"]:
+            assert name == category["name"]
+        else:
+            letters = name.replace(" ", "")
+            assert all(w in letters for w in words if w not in ("merged", "other", "stuff"))
+
+
+def test_ade_names_keep_several_words_together():
+    names = read_class_list("ade150").classes
+    assert names[0] == ("wall",)
+    assert names[44] == ("chest of drawers", "chest", "bureau", "dresser")
+    assert names[56] == ("pool table", "billiard table", "snooker table")
+    assert names[64] == ("coffee table", "cocktail table")
+    assert names[139][0] == "fan"
+    assert len(names[139]) > 1
+    assert names[149] == ("flag",)
+
+
+def test_replacement_list_of_a_data_set(write, tmp_path):
+    own = class_list_for("toy_val")
+    assert own.name == "toy"
+    path = write("\n".join(f"{i}: class {i}" for i in range(86)))
+    assert class_list_for("toy_val", str(path)).names[3] == "class 3"
+    with pytest.raises(UserError, match="150 classes, but toy_val has 86"):
+        class_list_for("toy_val", "ade150")
+    with pytest.raises(UserError, match="did you mean toy_val"):
+        class_list_for("toy_vall")
+
+
+def test_a_data_set_with_an_empty_list_is_refused(write, tmp_path):
+    with pytest.raises(UserError, match="empty"):
+        register_semantic("mini", tmp_path, tmp_path, write("# no classes\n"))

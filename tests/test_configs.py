@@ -1,0 +1,191 @@
+"""Every evaluation config on the benchmarks in miniature, and all of them in one run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ita.meta_arch  # noqa: F401  (registers the model)
+from ita.config import load_config
+from ita.data.catalogue import CATALOGUE
+from ita.engine.checkpoint import Checkpointer
+from ita.engine.evaluate import evaluate
+from ita.meta_arch import build_model
+from tests.data import mini_sets
+from tests.engine.tiny import REPOSITORY, overrides
+
+CONFIGS = REPOSITORY / "configs" / "coco" / "semantic-segmentation" / "ita"
+FAMILIES = ("coco", "ade20k", "a847", "pc59", "pc459", "pas20", "pas21", "cityscapes", "mapillary")
+SEMANTIC_ONLY = {"a847", "pc59", "pc459", "pas20", "pas21"}
+NAMES = {row.family: row.name for row in CATALOGUE if row.split == "val" and row.num_images}
+
+
+def config_file(family: str) -> Path:
+    return CONFIGS / f"ita_convnext_large_eval_{family}.yaml"
+
+
+def tiny(**more) -> list[str]:
+    """Overrides that make a model of these configs small."""
+    return overrides(
+        MODEL__DEVICE="cpu",
+        MODEL__FC_CLIP__CLIP_PRETRAINED_WEIGHTS="random",
+        MODEL__MASK_FORMER__NHEADS=4,
+        MODEL__ITA__NUM_DOMINANT=4,
+        INPUT__MAX_SIZE_TEST=256,
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """All benchmarks in miniature; A-150 without panoptic and instance files."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for write in mini_sets.WRITERS.values():
+        write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(root, tmp_path_factory):
+    """A small model and the file of its weights."""
+    torch.manual_seed(0)
+    cfg = load_config(config_file("ade20k"), tiny())
+    model = build_model(cfg).eval()
+    folder = tmp_path_factory.mktemp("weights")
+    Checkpointer(model, str(folder)).save("tiny")
+    return model, folder / "tiny.pth"
+
+
+def evaluate_by_command(root, output, weights, names):
+    config = ["--config-file", str(config_file("ade20k")), "--eval-only"]
+    words = tiny(OUTPUT_DIR=output, MODEL__WEIGHTS=weights, DATASETS__TEST=tuple(names))
+    done = subprocess.run(
+        [sys.executable, "train_net.py", *config, *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout[-3000:]
+    return json.loads((output / "results.json").read_text())["results"], done.stdout
+
+
+@pytest.fixture(scope="module")
+def joint(root, model, tmp_path_factory):
+    """Results and output of one run over all benchmarks."""
+    output = tmp_path_factory.mktemp("joint")
+    return evaluate_by_command(root, output, model[1], NAMES.values())
+
+
+def test_one_run_over_all_benchmarks(joint):
+    results, output = joint
+    assert list(results) == list(NAMES.values())
+    for row in (row for row in CATALOGUE if row.name in results):
+        result = results[row.name]
+        assert result["info"]["class_list"] == row.class_list
+        assert result["info"]["images"] == 2
+        assert result["sem_seg"]["classes_present"] > 0
+        has_panoptic = row.family in ("coco", "cityscapes", "mapillary")
+        assert ("panoptic_seg" in result) == has_panoptic
+        assert f"\n{row.name} " in output.split("Results\n")[1]
+    ade = f"panoptic quality on {NAMES['ade20k']} is skipped: "
+    assert ade in output
+    assert "python datasets/prepare_ade20k.py --split val" in output.split(ade)[1].split("\n")[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_own_config_gives_the_same_numbers(root, model, joint, family, tmp_path, monkeypatch):
+    """A set's numbers do not depend on what else is evaluated in the run."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    cfg = load_config(config_file(family), tiny(OUTPUT_DIR=tmp_path))
+    (name,) = cfg.DATASETS.TEST
+    assert name == NAMES[family]
+    tasks = cfg.MODEL.MASK_FORMER.TEST
+    switches = [tasks.SEMANTIC_ON, tasks.PANOPTIC_ON, tasks.INSTANCE_ON]
+    others = [family not in SEMANTIC_ONLY, family not in {*SEMANTIC_ONLY, "mapillary"}]
+    assert switches == [True, *others]
+    own = build_model(cfg).eval()
+    own.load_state_dict(model[0].state_dict())
+    ours, theirs = evaluate(cfg, own)[name], joint[0][name]
+    assert ours.keys() == theirs.keys()
+    for task in ours.keys() - {"info"}:
+        numbers = {k: v for k, v in theirs[task].items() if v is not None}
+        assert {k: ours[task][k] for k in numbers} == pytest.approx(numbers, abs=1e-6)
+
+
+def test_sets_with_semantic_labels_only_get_semantic_results_only(
+    root, model, tmp_path, monkeypatch
+):
+    """In any run, since the order of resizing depends on the tasks."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    families = ("cityscapes", "pas20", "ade20k")
+    test_sets = tuple(NAMES[family] for family in families)
+    words = tiny(OUTPUT_DIR=tmp_path, DATASETS__TEST=test_sets)
+    seen = []
+    hook = model[0].register_forward_hook(lambda _, inputs, outputs: seen.append(set(outputs[0])))
+    evaluate(load_config(config_file("ade20k"), words), model[0])
+    hook.remove()
+    semantic = {"sem_seg", "dominant_classes"}
+    everything = {*semantic, "panoptic_seg", "instances"}
+    # Two images each. That A-150's panoptic files are missing here changes nothing.
+    assert seen == [everything] * 2 + [semantic] * 2 + [everything] * 2
+
+
+def test_sizes_of_the_configs():
+    """Only the data sets say how large test images are."""
+    for family in FAMILIES:
+        cfg = load_config(config_file(family))
+        assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (-1, -1)
+
+
+@pytest.fixture
+def samples(tmp_path) -> Path:
+    """A root of links to the real samples, where prepared files can be written beside them."""
+    if not os.environ.get("ITA_SAMPLES"):
+        pytest.skip("ITA_SAMPLES names no folder with real samples")
+    originals = Path(os.environ["ITA_SAMPLES"]).resolve()
+    for path in originals.rglob("*"):
+        if path.is_file():
+            link = tmp_path / "samples" / path.relative_to(originals)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    return tmp_path / "samples"
+
+
+@pytest.mark.slow
+def test_real_samples(samples, model, tmp_path):
+    """Prepared, checked, and evaluated in one run."""
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(samples), "OMP_NUM_THREADS": "1"}
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=REPOSITORY,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    # The samples of ADE20K full are of its training split.
+    full = samples / "ADE20K_2021_17_01"
+    run("datasets/prepare_ade20k_full.py", "--split", "train", "--workers", "1")
+    for folder in ("images_detectron2", "annotations_detectron2"):
+        shutil.copytree(full / folder / "training", full / folder / "validation")
+    run("datasets/prepare_coco_semantic.py", "--split", "val", "--workers", "1")
+    run("datasets/prepare_ade20k.py", "--split", "val", "--workers", "1")
+    run("datasets/prepare_pascal_voc.py", "--split", "val", "--workers", "1")
+    families = ["coco", "ade20k", "a847", "pas20", "pas21"]
+    table = run("tools/check_datasets.py", *families, "--split", "val", "--subset", "--deep")
+    assert table.count(" ready") == len(families)
+    names = [NAMES[family] for family in families]
+    results, output = evaluate_by_command(samples, tmp_path / "run", model[1], names)
+    assert [results[name]["info"]["images"] for name in names] == [2] * len(names)
+    print(output[output.index("Results\n") :])

@@ -1,0 +1,346 @@
+"""The runs of a benchmark: what each is made from, whether it is there, and carrying it out."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from comparison.processes import ROOT, Ended
+from comparison.variants import Variant
+from ita.config import flatten, load_config
+from ita.errors import UserError
+from ita.files import write_atomically
+from ita.modeling.clip_weights import RANDOM, find_weights
+from ita.toy.dataset import DESCRIPTION
+
+# The sets that a split is evaluated on; the first is the one that tables are about. Choices are
+# made on val; test is for what is reported.
+SPLITS = {
+    "val": ("toy_val",),
+    "test": (
+        "toy_test_all",
+        "toy_test_seen",
+        "toy_test_unseen",
+        "toy_test_synonyms",
+        "toy_test_distractors",
+    ),
+}
+# Beside what a run writes: what it was made from and what it cost.
+RECORD = "run.json"
+# Keys that training does not depend on, and those that only name files.
+_AT_TEST = (
+    "DATASETS.TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK",
+    "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_",
+    "MODEL.MASK_FORMER.TEST.",
+    "TEST.",
+)
+_FILES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
+_PACKAGES = ("torch", "detectron2", "open_clip_torch", "timm", "numpy")
+_CHECKPOINTS = 5
+# Of the log of a failed run, in the error.
+_LINES_TOLD = 5
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all runs of a benchmark share.
+
+    Attributes:
+        config_file: the base config.
+        output: folder of the runs, and of their data in ``datasets``.
+        overrides: ``KEY VALUE ...`` for every variant, under the variant's own keys.
+        iterations: training steps; None: the config's.
+        split: one of ``SPLITS``.
+    """
+
+    config_file: Path
+    output: Path
+    overrides: tuple[str, ...]
+    iterations: int | None
+    split: str
+
+    @property
+    def datasets(self) -> Path:
+        """Folder of the data sets."""
+        return self.output / "datasets"
+
+    def keys_of(self, variant: Variant, seed: int | None = None) -> list[str]:
+        """All ``KEY VALUE ...`` on top of the base config, for ``ita train``."""
+        words = [*self.overrides, *_schedule(self)]
+        for key, value in {**variant.overrides, **variant.at_test}.items():
+            words += [key, str(value)]
+        return words if seed is None else [*words, "SEED", str(seed)]
+
+    def config_of(self, variant: Variant) -> CfgNode:
+        """A variant's whole config, but for its seed.
+
+        Raises:
+            UserError: a key or value that is wrong.
+        """
+        return load_config(self.config_file, self.keys_of(variant))
+
+
+@cache
+def _schedule(setup: Setup) -> tuple[str, ...]:
+    """``--iterations`` with everything that is counted in them, and checkpoints on the way."""
+    solver = load_config(setup.config_file, setup.overrides).SOLVER
+    iterations = setup.iterations or solver.MAX_ITER
+    scale = iterations / solver.MAX_ITER
+    counts = {
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": tuple(round(step * scale) for step in solver.STEPS),
+        "SOLVER.WARMUP_ITERS": round(solver.WARMUP_ITERS * scale),
+        "SOLVER.CHECKPOINT_PERIOD": max(1, iterations // _CHECKPOINTS),
+        "TEST.EVAL_PERIOD": 0,
+    }
+    return tuple(str(word) for item in counts.items() for word in item)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process of ``ita train``: training with a seed, or evaluation of what it gave.
+
+    Attributes:
+        title: what progress calls it.
+        folder: of all it writes.
+        options: of ``ita train``, before its ``KEY VALUE`` pairs.
+        keys: those pairs.
+        settings: what its result depends on; another value makes another run.
+        needs: the run that must be finished before; None: nothing.
+    """
+
+    title: str
+    folder: Path
+    options: tuple[str, ...]
+    keys: tuple[str, ...]
+    settings: Mapping[str, Any]
+    needs: "Run | None" = None
+
+    @property
+    def log(self) -> Path:
+        """File with everything that the processes said."""
+        return self.folder / "output.txt"
+
+    def record(self) -> dict[str, Any]:
+        """What is known of the run; empty before its first attempt.
+
+        Raises:
+            UserError: the folder holds a run with other settings, or something else.
+        """
+        path = self.folder / RECORD
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            before = record["settings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read; remove {self.folder}") from error
+        if difference := _difference(before, self.settings):
+            raise UserError(
+                f"{self.folder} was made with other settings ({difference}); remove it or give "
+                "another --output"
+            )
+        return record
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do. Raises as ``record`` does."""
+        return bool(self.record().get("finished"))
+
+    def attempt(self, command: Sequence[str], threads: int) -> "Attempt":
+        """Write down that the run is started, or goes on.
+
+        Args:
+            command: what runs ``ita train``, without arguments.
+            threads: that it computes with.
+        """
+        record = self.record() or {"title": self.title, "settings": self.settings, "attempts": []}
+        resume = ["--resume"] if (self.folder / "last_checkpoint").exists() else []
+        words = [*command, *self.options, *resume, "OUTPUT_DIR", str(self.folder), *self.keys]
+        record["attempts"].append(
+            {"started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "command": words}
+            | describe_environment()
+            | {"threads": threads}
+        )
+        return Attempt(self, record)
+
+
+class Attempt:
+    """A process of a run, and the record of it."""
+
+    def __init__(self, run: Run, record: dict[str, Any]) -> None:
+        self._run = run
+        self._record = record
+        self._write()
+
+    @property
+    def command(self) -> list[str]:
+        """What to run."""
+        return self._record["attempts"][-1]["command"]
+
+    def withdraw(self) -> None:
+        """Forget the attempt: its process never began."""
+        self._record["attempts"].pop()
+        self._write()
+
+    def end(self, ended: Ended) -> None:
+        """Write down how it went; intermediate checkpoints of a finished run are removed."""
+        self._record["attempts"][-1] |= {
+            "exit_code": ended.exit_code,
+            "seconds": round(ended.seconds, 2),
+            "peak_memory_mb": round(ended.peak_memory / 1e6, 1),
+        }
+        self._record["finished"] = ended.exit_code == 0
+        self._write()
+        if ended.exit_code == 0:
+            for checkpoint in self._run.folder.glob("model_[0-9]*.pth"):
+                checkpoint.unlink()
+
+    def _write(self) -> None:
+        text = json.dumps(self._record, indent=2, ensure_ascii=False)
+        write_atomically(self._run.folder / RECORD, f"{text}\n".encode())
+
+
+def training_of(setup: Setup, variant: Variant, seed: int) -> Run:
+    """The training of a variant with a seed; it evaluates nothing."""
+    model = Variant(variant.model, variant.title, variant.overrides)
+    settings = {
+        key: value
+        for key, value in _settings(setup, model, seed).items()
+        if not key.startswith((*_AT_TEST, *_FILES))
+    }
+    return Run(
+        f"{variant.model} seed {seed}: training",
+        setup.output / variant.model / f"seed{seed}",
+        ("--config-file", str(setup.config_file.resolve())),
+        (*setup.keys_of(model, seed), "DATASETS.TEST", "()"),
+        settings | _made_from(setup, model),
+    )
+
+
+def evaluation_of(setup: Setup, variant: Variant, seed: int) -> Run:
+    """The evaluation of a variant on the split's sets, once it is trained."""
+    training = training_of(setup, variant, seed)
+    test_sets = SPLITS[setup.split]
+    settings = {
+        key: value
+        for key, value in _settings(setup, variant, seed).items()
+        if key.startswith(_AT_TEST)
+    }
+    weights = training.folder / "model_final.pth"
+    return Run(
+        f"{variant.name} seed {seed}: evaluation",
+        training.folder / "_".join(filter(None, (setup.split, variant.part))),
+        (*training.options, "--eval-only"),
+        (
+            *setup.keys_of(variant, seed),
+            *("DATASETS.TEST", repr(test_sets)),
+            *("MODEL.WEIGHTS", str(weights)),
+        ),
+        settings | {"DATASETS.TEST": list(test_sets)},
+        training,
+    )
+
+
+def measured(run: Run) -> dict[str, float]:
+    """Numbers of a finished evaluation and of the training before it.
+
+    Returns:
+        ``data set/task/metric`` → value, without those of single classes; ``seconds`` and
+        ``peak_memory_mb`` of the training, the first only if all its attempts were timed.
+    """
+    content = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    numbers = {
+        f"{dataset}/{task}/{metric}": float(value)
+        for dataset, tasks in content["results"].items()
+        for task, metrics in tasks.items()
+        for metric, value in metrics.items()
+        if isinstance(value, (int, float)) and "-" not in metric and task != "info"
+    }
+    attempts = run.needs.record()["attempts"]
+    if all("seconds" in attempt for attempt in attempts):
+        numbers["seconds"] = sum(attempt["seconds"] for attempt in attempts)
+        numbers["peak_memory_mb"] = max(attempt["peak_memory_mb"] for attempt in attempts)
+    return numbers
+
+
+def last_lines(path: Path) -> str:
+    """The end of a log, indented."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(f"    {line}" for line in lines[-_LINES_TOLD:])
+
+
+def describe_environment() -> dict[str, Any]:
+    """The state of the code and what it runs on."""
+    changed = _git("status", "--porcelain", "--", "ita", "tools", "configs", "train_net.py")
+    return {
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "uncommitted_changes": None if changed is None else bool(changed),
+        "versions": _versions(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the checkout; None where there is no git or no repository."""
+    try:
+        said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return said.stdout.strip() if said.returncode == 0 else None
+
+
+def _settings(setup: Setup, variant: Variant, seed: int) -> dict[str, Any]:
+    """A run's config by dotted keys, as JSON gives it back."""
+    cfg = load_config(setup.config_file, setup.keys_of(variant, seed))
+    return dict(flatten(json.loads(json.dumps(yaml.safe_load(cfg.dump())))))
+
+
+def _made_from(setup: Setup, variant: Variant) -> dict[str, Any]:
+    """What training depends on besides the config: the scenes and CLIP's weights."""
+    clip = setup.config_of(variant).MODEL.FC_CLIP
+    weights = clip.CLIP_PRETRAINED_WEIGHTS
+    scenes = setup.datasets / "toy" / DESCRIPTION
+    return {
+        "scenes": json.loads(scenes.read_text(encoding="utf-8")),
+        "CLIP weights": weights
+        if weights == RANDOM
+        else _digest(find_weights(clip.CLIP_MODEL_NAME, weights)),
+    }
+
+
+@cache
+def _digest(path: Path) -> str:
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first settings that differ, in words; "" if none does."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    told = [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys[:3]]
+    more = [f"{len(keys) - 3} more"] if len(keys) > 3 else []
+    return "; ".join(told + more)
