@@ -25,7 +25,7 @@ help: ## list the targets
 
 setup: $(DONE) ## make .venv and install everything into it
 
-$(DONE): requirements.txt constraints.txt tools/install_detectron2.py
+$(DONE): requirements.txt constraints.txt pyproject.toml ita/installing.py
 	@if [ -e $(BEGUN) ] || ! $(RUN) -m pip --version >/dev/null 2>&1; then \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 	    echo "make setup: '$(PYTHON)' is no Python 3.10 or newer ($$($(PYTHON) -V 2>&1));" \
@@ -38,30 +38,31 @@ $(DONE): requirements.txt constraints.txt tools/install_detectron2.py
 	@touch $(BEGUN)
 	@trap 'exit 1' INT TERM; \
 	  $(RUN) -m pip install --quiet --quiet -r requirements.txt $(PIP_FLAGS) && \
-	  $(RUN) tools/install_detectron2.py $(addprefix --wheel-dir ,$(WHEEL_DIR)) || \
+	  $(RUN) -m ita install-detectron2 $(addprefix --wheel-dir ,$(WHEEL_DIR)) || \
 	  { rm -f $(BEGUN); exit 1; }
 	@rm -f $(BEGUN)
 	@touch $@
 
-demo: setup ## train, resume and evaluate a small ITA on synthetic scenes
-	@$(RUN) tools/demo.py
+demo: setup ## train, resume and evaluate a small ITA on drawn scenes
+	@$(RUN) -m ita toy demo
 
-test: lint ## what CI runs: format, lint, tests
+test: lint ## what CI runs: format, lint, types, tests
 	@$(RUN) -m pytest $(PYTEST_FLAGS)
 
 test-all: lint ## the same with the slow tests
 	@$(RUN) -m pytest -m "" $(PYTEST_FLAGS)
 
-lint: setup ## check format and lint
+lint: setup ## check format, lint and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
 
 format: setup ## format the code and mend what ruff can
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
 clean: ## remove caches
-	@rm -rf .pytest_cache .ruff_cache
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache build ita.egg-info
 	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 clean-venv: ## remove .venv, for instance before setup with another Python

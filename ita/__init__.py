@@ -13,7 +13,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from ita.errors import INSTALLED_APART, UserError, missing_module
+from ita.errors import UserError, missing_module
 
 if TYPE_CHECKING:
     from ita.classes import ClassList
@@ -41,9 +41,9 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(importlib.import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if error.name not in INSTALLED_APART:
-            raise
-        raise ImportError(missing_module(error.name)) from None
+        if message := missing_module(error):
+            raise ImportError(message) from None
+        raise
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,9 @@ class UserError(Exception):
     """
 
 
-def missing_module(name: str) -> str:
-    """Message about a package of ``INSTALLED_APART`` that cannot be imported."""
-    return f"{name} is not installed; install it with: ita install-detectron2"
+def missing_module(error: ModuleNotFoundError) -> str:
+    """Message about a package of ``INSTALLED_APART`` that cannot be imported; "" for others."""
+    package = (error.name or "").partition(".")[0]
+    if package not in INSTALLED_APART:
+        return ""
+    return f"{package} is not installed; install it with: ita install-detectron2"

@@ -103,6 +103,7 @@ class ITA(nn.Module):
         name_table: Mapping[str, Tensor],
     ) -> None:
         super().__init__()
+        self.pixel_mean: Tensor
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.decoder = decoder
@@ -147,6 +148,8 @@ class ITA(nn.Module):
         Raises:
             UserError: the records have no annotations.
         """
+        if self.criterion is None:
+            raise ValueError("a model without a criterion has no training losses")
         targets = self._targets(batched_inputs)
         vocabulary = self.prepare_training()
         images = self.encode_images(batched_inputs)
@@ -173,9 +176,12 @@ class ITA(nn.Module):
         """Predict masks and classes of a vocabulary."""
         queries = dominant_classes = None
         if self.dominant is not None:
-            dominant = self.dominant.rank(images.embedding, vocabulary.candidates)
-            queries = self.dominant(dominant, vocabulary.candidates)
-            dominant_classes = vocabulary.candidates.class_index[dominant]
+            candidates = vocabulary.candidates
+            if images.embedding is None or candidates is None:
+                raise ValueError("images or vocabulary were encoded by another model")
+            dominant = self.dominant.rank(images.embedding, candidates)
+            queries = self.dominant(dominant, candidates)
+            dominant_classes = candidates.class_index[dominant]
         predictions = self.decoder(
             images.pixel.levels, images.pixel.mask_features, self.classifier(vocabulary), queries
         )
@@ -249,9 +255,9 @@ class ITA(nn.Module):
         if self.image_embedding == "clip_preprocess":
             images = zip(batched_inputs, sizes, strict=True)
             return self.backbone.embed_images([r["image"][:, :h, :w] for r, (h, w) in images])
-        fraction = valid_fraction(
-            sizes, dense.shape[-2:], self.backbone.size_divisibility, self.device
-        )
+        height, width = dense.shape[-2:]
+        stride = self.backbone.size_divisibility
+        fraction = valid_fraction(sizes, (height, width), stride, self.device)
         return self.backbone.embed_area(dense, fraction)
 
     def _forget_train_vocabulary(self, _: Any) -> None:

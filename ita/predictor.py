@@ -108,10 +108,10 @@ class Predictor:
     def segment(self, images: ImageLike, classes: Classes) -> Segmentation: ...
 
     @overload
-    def segment(self, images: Sequence[ImageLike], classes: Classes) -> list[Segmentation]: ...
+    def segment(self, images: list[Any], classes: Classes) -> list[Segmentation]: ...
 
     def segment(
-        self, images: ImageLike | Sequence[ImageLike], classes: Classes
+        self, images: ImageLike | list[Any], classes: Classes
     ) -> Segmentation | list[Segmentation]:
         """Segment an image, or a list of images as a batch.
 

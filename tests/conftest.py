@@ -1,12 +1,13 @@
 """Tiny models with random weights, shared by the tests of the model's parts."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from ita.classes import ClassList
+from ita.data.registration import register_all
+from ita.files import PACKAGE
 from ita.meta_arch import ITA
 from ita.modeling.clip_weights import RANDOM, build_clip
 from ita.modeling.criterion import SetCriterion
@@ -14,9 +15,9 @@ from ita.modeling.decoder import Decoder
 from ita.modeling.dominant import DominantCategories
 from ita.modeling.matcher import HungarianMatcher
 from ita.modeling.pixel_decoder import PixelDecoder
-from ita.modeling.postprocess import InferenceOptions
+from tests.recipe import CRITERION, MATCHER
 
-TOY_CLIP = Path(__file__).resolve().parents[1] / "configs" / "toy" / "clip"
+TOY_CLIP = PACKAGE / "toy" / "clip"
 TINY_CLIP = TOY_CLIP / "open_clip_config.json"
 RESNET = {
     "embed_dim": 40,
@@ -25,6 +26,12 @@ RESNET = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
 TRAIN_CLASSES = ("cat", "dog, puppy", "sky", "grass, lawn, meadow", "car")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def registered_datasets():
+    """The benchmarks and the toy world in Detectron2's catalogs."""
+    register_all(["ita/toy/datasets.yaml"])
 
 
 @pytest.fixture(scope="session")
@@ -63,11 +70,12 @@ def make_ita(convnext_clip):
         classes=TRAIN_CLASSES,
         things=(0, 1, 4),
         seed=0,
-        inference=None,
         **more,
     ):
+        defaults = {"image_embedding": "shared", "candidate_text": "prompted", "name_table": {}}
         torch.manual_seed(seed)
         points = {"num_points": 64, **({"point_source": point_source} if point_source else {})}
+        matcher = HungarianMatcher(**{**MATCHER, **points})
         weights = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
         decoder = Decoder(
             in_dim=64,
@@ -80,21 +88,27 @@ def make_ita(convnext_clip):
             num_heads=4,
             ffn_dim=40,
             self_attention=self_attention,
+            num_levels=3,
         )
         return ITA(
             backbone=backbone,
             pixel_decoder=PixelDecoder(
-                backbone.channels, hidden_dim=64, mask_dim=48, num_layers=2, num_heads=4
+                backbone.channels,
+                hidden_dim=64,
+                mask_dim=48,
+                num_layers=2,
+                num_heads=4,
+                num_points=4,
             ),
             decoder=decoder,
             dominant=DominantCategories(backbone.embed_dim, 32, num_dominant)
             if num_dominant
             else None,
-            criterion=SetCriterion(HungarianMatcher(**points), weights, **points),
-            train_class_list=ClassList.from_strings("train", classes),
-            train_thing_ids=things,
-            inference=inference or InferenceOptions(),
-            **more,
+            criterion=SetCriterion(matcher, weights, **{**CRITERION, **points}),
+            train_class_list=ClassList.from_strings(
+                "train", classes, [i for i in things if i < len(classes)]
+            ),
+            **{**defaults, **more},
         )
 
     return make

@@ -1,10 +1,21 @@
+import itertools
+import json
 import logging
 
 import pytest
 
-from ita.classes import note_repetitions, parse_class_list, read_class_list
+from ita.classes import (
+    CLASS_LISTS,
+    ClassList,
+    choose_classes,
+    note_repetitions,
+    palette,
+    parse_class_list,
+    read_class_list,
+)
 from ita.data.registration import class_list_for, register_semantic
 from ita.errors import UserError
+from ita.toy.dataset import CLASS_LISTS as TOY_CLASS_LISTS
 
 
 @pytest.fixture
@@ -78,14 +89,92 @@ def test_repeated_names_are_notes(write, caplog):
     assert "2 synonyms are shared by several classes: animal, bat" in caplog.text
 
 
-@pytest.mark.parametrize(("name", "count"), [("coco133", 133), ("ade150", 150), ("toy", 86)])
-def test_lists_of_ours_are_found_by_name(name, count):
-    class_list = read_class_list(name)
+@pytest.mark.parametrize(
+    ("path", "name", "count"),
+    [
+        ("coco133", "coco133", 133),
+        ("ade150", "ade150", 150),
+        (CLASS_LISTS / "ade150.txt", "ade150", 150),
+        (TOY_CLASS_LISTS / "toy.txt", "toy", 86),
+    ],
+)
+def test_lists_of_ours_are_named_by_their_stem(path, name, count):
+    """Those of the benchmarks are also found by it."""
+    class_list = read_class_list(path)
     assert class_list.name == name
     assert len(class_list) == count
     every = [synonym for synonyms in class_list.classes for synonym in synonyms]
     # Leftovers of COCO's naming, or of names split at the wrong place, are no words.
     assert not [s for s in every if s.endswith(("-merged", "-other", "-stuff")) or s != s.strip()]
+
+
+@pytest.mark.parametrize("name", ["toy", "../class_lists/ade150", "../toy/class_lists/toy"])
+def test_only_lists_of_the_benchmarks_are_found_by_name(name):
+    with pytest.raises(UserError, match=f"cannot read class list {name}: No such file"):
+        read_class_list(name)
+
+
+def test_typed_classes():
+    """Commas separate synonyms, semicolons classes; blanks and empty classes do not count."""
+    assert choose_classes("cat, kitten;sofa ; wall;").classes == (
+        ("cat", "kitten"),
+        ("sofa",),
+        ("wall",),
+    )
+    assert choose_classes("sky").names == ("sky",)
+
+
+def test_typed_class_list_file(write):
+    path = write("7: dog, puppy\n2: cat\n")
+    assert choose_classes(str(path)).classes == (("cat",), ("dog", "puppy"))
+    assert choose_classes("ade150") == read_class_list("ade150")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty; give at least one class"),
+        (" ; ", "empty; give at least one class"),
+        ("cat,,kitten; sofa", "class 0 of .* has an empty name"),
+        ("none.txt", r"cannot read class list none\.txt: No such file"),
+    ],
+)
+def test_typed_classes_that_are_none(text, words):
+    with pytest.raises(UserError, match=words):
+        choose_classes(text)
+
+
+def test_things_are_classes_of_the_list():
+    classes = ClassList.from_strings("some", ["cat", "sky"], things=[0])
+    assert classes.things == {0}
+    for outside in (2, -1):
+        with pytest.raises(UserError, match=f"some: thing {outside} is outside the 2 classes"):
+            ClassList.from_strings("some", ["cat", "sky"], things=[0, outside])
+
+
+def test_plain_values_restore_a_list():
+    classes = ClassList.from_strings("some", ["cat, kitten", "sky", "dog"], things=[0, 2])
+    stored = json.loads(json.dumps(classes.to_dict()))
+    assert ClassList.from_dict(stored) == classes
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": None, "classes": None}, {"classes": 3}, {"things": ["x"]}, {"things": None}]
+)
+def test_other_plain_values_are_no_list(change):
+    stored = ClassList.from_strings("some", ["cat", "sky"]).to_dict() | change
+    with pytest.raises(UserError, match="not a stored class list"):
+        ClassList.from_dict(stored)
+    with pytest.raises(UserError, match="not a stored class list"):
+        ClassList.from_dict({})
+
+
+def test_colors_of_neighbors_differ():
+    colors = palette(150)
+    assert len(colors) == 150
+    assert all(0 <= channel <= 255 for color in colors for channel in color)
+    for one, other in itertools.pairwise(colors):
+        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 60
 
 
 def test_coco_names_follow_detectron2s_order():
@@ -120,6 +209,8 @@ def test_replacement_list_of_a_data_set(write, tmp_path):
     assert class_list_for("toy_val", str(path)).names[3] == "class 3"
     with pytest.raises(UserError, match="150 classes, but toy_val has 86"):
         class_list_for("toy_val", "ade150")
+    # A replacement has the data set's things.
+    assert class_list_for("toy_val", str(path)).things == own.things == set(range(80))
     with pytest.raises(UserError, match="did you mean toy_val"):
         class_list_for("toy_vall")
 

@@ -35,7 +35,7 @@ def files() -> dict[str, str]:
 
 def commands() -> list[list[str]]:
     """The commands of the other blocks."""
-    blocks = [f.replace("\\\n", " ") for f in fences() if f.startswith("python ")]
+    blocks = [f.replace("\\\n", " ") for f in fences() if f.startswith(("python ", "ita "))]
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
@@ -46,12 +46,12 @@ class Commands:
         self.folder = folder
 
     def __call__(self, words: list[str]) -> str:
-        script, *rest = words[1:]
-        rest = [str(self.folder / w) if w.split("/")[0] in FOLDERS else w for w in rest]
-        if script == "train_net.py":
+        program = ["-m", "ita"] if words[0] == "ita" else []
+        rest = [str(self.folder / w) if w.split("/")[0] in FOLDERS else w for w in words[1:]]
+        if rest[0] in ("train_net.py", "train", "evaluate"):
             rest += overrides(OUTPUT_DIR=self.folder / "output", SOLVER__MAX_ITER=2)
         done = subprocess.run(
-            [sys.executable, script, *rest],
+            [sys.executable, *program, *rest],
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,

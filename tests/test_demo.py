@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ita.classes import CLASS_LISTS, parse_class_list
+from ita.classes import parse_class_list
+from ita.toy.dataset import CLASS_LISTS
 
 ROOT = Path(__file__).resolve().parents[1]
 ITERATIONS = 240
@@ -63,7 +64,9 @@ def test_it_stops_half_way_and_resumes(demo: tuple[Path, str]) -> None:
 
 
 def test_it_writes_pictures_where_it_says(demo: tuple[Path, str]) -> None:
-    folder = Path(re.search(r"marked in the legend: (.+)$", demo[1], re.MULTILINE)[1])
+    folder = Path(
+        re.search(r"^Pictures of predictions and ground truth: (.+)$", demo[1], re.MULTILINE)[1]
+    )
     pictures = sorted(folder.glob("*.png"))
     assert len(pictures) == 8
     assert all(min(Image.open(picture).size) > 128 for picture in pictures)

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import venv
@@ -13,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from ita.installing import InstallError, Source, check_sha256, make_pure_wheel
+from ita.cli import main
+from ita.errors import UserError
+from ita.installing import (
+    Source,
+    check_sha256,
+    install_missing,
+    is_importable,
+    make_pure_wheel,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
 
 CONTENT = {
     "shapes/__init__.py": "SIDES = 4\n",
@@ -70,17 +81,23 @@ def empty_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def run_installer(python: Path, sources: list[Source], wheel_dir: Path) -> str:
-    """Install the sources into another Python; its stderr, with the error's line where one came."""
+def run_installer(
+    python: Path, sources: list[Source], wheel_dir: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run ``ita install-detectron2`` for these sources in another Python, which has no ITA."""
     code = (
-        "import logging, sys; from pathlib import Path\n"
-        f"sys.path.insert(0, {str(Path(install_detectron2.__file__).parent)!r})\n"
-        "import install_detectron2; from install_detectron2 import Source\n"
-        f"install_detectron2.SOURCES = {sources!r}\n"
-        f"install_detectron2.main(['--wheel-dir', {str(wheel_dir)!r}])\n"
+        "import sys; import ita.installing; from ita.cli import main\n"
+        "from ita.installing import Source\n"
+        f"ita.installing.SOURCES = {sources!r}\n"
+        f"sys.exit(main(['install-detectron2', '--wheel-dir', {str(wheel_dir)!r}]))\n"
     )
-    command = [str(python), "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    return subprocess.run(
+        [str(python), "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def imports(python: Path, package: str) -> bool:
@@ -149,14 +166,14 @@ def test_a_file_that_is_no_wheel_is_refused(source, tmp_path):
     path = tmp_path / "page.whl"
     path.write_text("<html>not found</html>")
 
-    with pytest.raises(InstallError, match="is not a wheel"):
+    with pytest.raises(UserError, match="is not a wheel"):
         make_pure_wheel(source, path, tmp_path)
 
 
 def test_a_wheel_without_the_package_is_refused(original, source, tmp_path):
     other = dataclasses.replace(source, package="circles")
 
-    with pytest.raises(InstallError, match="holds no package circles"):
+    with pytest.raises(UserError, match="holds no package circles"):
         make_pure_wheel(other, original, tmp_path)
 
 
@@ -166,14 +183,15 @@ def test_one_changed_byte_is_refused(original, source):
     data[10] ^= 1
     original.write_bytes(data)
 
-    with pytest.raises(InstallError, match=rf"has sha256 [0-9a-f]{{64}}, not {source.sha256}"):
+    with pytest.raises(UserError, match=rf"has sha256 [0-9a-f]{{64}}, not {source.sha256}"):
         check_sha256(original, source.sha256)
 
 
 def test_installed_package_is_known_to_pip(empty_environment, original, source):
-    message = run_installer(empty_environment, [source], original.parent)
+    done = run_installer(empty_environment, [source], original.parent)
 
-    assert "installed shapes 0.6+pure" in message
+    assert done.returncode == 0, done.stderr
+    assert "installed shapes 0.6+pure" in done.stderr
     pip = [str(empty_environment), "-m", "pip", "--disable-pip-version-check"]
     freeze = subprocess.run([*pip, "freeze"], capture_output=True, text=True, check=True)
     assert freeze.stdout.strip() == "shapes==0.6+pure"
@@ -186,17 +204,18 @@ def test_installed_package_is_known_to_pip(empty_environment, original, source):
 def test_nothing_is_installed_when_one_file_is_wrong(empty_environment, original, source):
     wrong = dataclasses.replace(source, package="circles", sha256="0" * 64)
 
-    message = run_installer(empty_environment, [source, wrong], original.parent)
+    done = run_installer(empty_environment, [source, wrong], original.parent)
 
-    assert message.splitlines()[-1].startswith("install_detectron2: ")
-    assert f"has sha256 {source.sha256}, not {'0' * 64}" in message
-    assert "Traceback" not in message
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert f"has sha256 {source.sha256}, not {'0' * 64}" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not imports(empty_environment, "shapes")
 
 
 def test_missing_file_names_the_path_and_the_command(source, tmp_path):
-    with pytest.raises(InstallError) as error:
-        install_detectron2.install_missing([source], tmp_path)
+    with pytest.raises(UserError) as error:
+        install_missing([source], tmp_path)
 
     assert str(tmp_path / source.filename) in str(error.value)
     assert "pip download" in str(error.value)
@@ -208,8 +227,8 @@ def test_failed_download_says_what_to_do(source, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
-    with pytest.raises(InstallError) as error:
-        install_detectron2.install_missing([source], None)
+    with pytest.raises(UserError) as error:
+        install_missing([source], None)
 
     message = str(error.value)
     assert message.startswith("cannot download shapely_fork==0.7 (ERROR: ")
@@ -225,16 +244,34 @@ def test_importable_package_is_left_as_it_is(source, tmp_path, monkeypatch):
     (own / "__init__.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(own.parent)
 
-    install_detectron2.install_missing([source], tmp_path / "no such folder")
+    install_missing([source], tmp_path / "no such folder")
 
     assert [path.name for path in own.iterdir()] == ["__init__.py"]
+
+
+def test_command_leaves_what_is_importable_as_it_is(source, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("ita.installing.SOURCES", (dataclasses.replace(source, package="json"),))
+    caplog.set_level("INFO")
+
+    assert main(["install-detectron2", "--wheel-dir", str(tmp_path / "no such folder")]) == 0
+
+    assert "json is importable already: left as it is" in caplog.text
+
+
+def test_command_tells_an_error_in_one_line(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ita.installing.SOURCES", (source,))
+
+    assert main(["install-detectron2", "--wheel-dir", str(tmp_path / "none")]) == 1
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'none' / source.filename} does not exist")
 
 
 def test_a_clone_beside_is_no_installation(tmp_path, monkeypatch):
     (tmp_path / "shapes" / "shapes").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert not install_detectron2.is_importable("shapes")
+    assert not is_importable("shapes")
 
 
 WITHOUT_COMPILED = """

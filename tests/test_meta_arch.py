@@ -2,22 +2,28 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import nn
 
+from ita.build import inference_options
+from ita.classes import ClassList
 from ita.config import load_config
+from ita.errors import UserError
 from ita.meta_arch import ITA, build_model
 from ita.modeling.clip import DENSE
 from ita.modeling.postprocess import InferenceOptions
-from ita.modeling.vocabulary import BARE, ClassList, class_logits
+from ita.modeling.vocabulary import BARE, TextEncoder, class_logits
+from ita.segmenter import Segmenter
+from ita.toy.names import SEEN_THINGS
 from tests.engine.tiny import CONFIG, overrides
+from tests.recipe import INFERENCE
 
-EVERYTHING = InferenceOptions(panoptic=True, instance=True)
+EVERYTHING = replace(INFERENCE, panoptic=True, instance=True)
 TEST = ClassList.from_strings("test", ["cat, kitten", "zebra", "grass", "tree", "boat, ship"])
 
 
@@ -82,7 +88,7 @@ def test_built_from_a_config():
     assert isinstance(model, ITA)
     assert (model.decoder.num_dominant, model.decoder.num_queries) == (4, 6)
     assert len(model.decoder.layers) == 2
-    assert model.vocabulary.class_list.name == "toy_seen"
+    assert model.train_class_list.name == "toy_seen"
     losses = model.train()([make_record(targets=1)])
     assert all(loss.isfinite() for loss in losses.values())
     plain = build_model(load_config(CONFIG, overrides(MODEL__ITA__NUM_DOMINANT=0)))
@@ -108,8 +114,9 @@ def test_every_key_reaches_its_part(tmp_path):
     keys |= {"MODEL__ITA__IMAGE_EMBEDDING": "clip_preprocess", "MODEL__ITA__CANDIDATE_TEXT": "bare"}
     keys |= {"MODEL__ITA__NAME_TABLE": tmp_path / "table.pt", "MODEL__SEM_SEG_HEAD__MASK_DIM": 24}
     keys |= {"MODEL__SEM_SEG_HEAD__DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 5}
-    model = build_model(load_config(CONFIG, overrides(**keys)))
-    assert model.inference_options == InferenceOptions(
+    cfg = load_config(CONFIG, overrides(**keys))
+    model = build_model(cfg)
+    assert inference_options(cfg) == InferenceOptions(
         alpha=0.2,
         beta=0.9,
         ensemble_on_valid_mask=True,
@@ -137,7 +144,7 @@ def test_every_key_reaches_its_part(tmp_path):
     assert model.pixel_decoder.layers[0].attention.samples == (2, 3, 5)
     assert model.pixel_decoder.mask_features.weight.shape[:2] == (24, 32)
     assert model.decoder.input_proj[0].weight.shape[:2] == (16, 32)
-    assert model.train_thing_ids == tuple(MetadataCatalog.get("toy_train").thing_ids)
+    assert sorted(model.train_class_list.things) == list(range(len(SEEN_THINGS)))
 
 
 @pytest.fixture
@@ -160,52 +167,66 @@ def count_texts(monkeypatch):
 @pytest.mark.parametrize("candidate_text", ["prompted", "bare"])
 def test_a_name_is_encoded_once_however_often_it_is_used(candidate_text, make_ita, count_texts):
     model = make_ita(candidate_text=candidate_text)
-    texts = count_texts(model)
+    texts, text = count_texts(model), TextEncoder(model.backbone)
+    model.prepare_training(text)
     for _ in range(2):
         model.train()([make_record()])
-        with model.use_vocabulary(TEST, ()), torch.no_grad():
-            model.eval()([make_record()])
-        model.set_vocabulary(TEST, ())
-        model.set_vocabulary(model.train_class_list, ())
+        model.make_vocabulary(TEST, text)
+        model.make_vocabulary(model.train_class_list, text)
     assert set(texts.values()) == {1}
     names = {*TEST.synonyms, *model.train_class_list.synonyms}
     prompted = 14 * (len(names) + (candidate_text == "prompted"))
     assert len(texts) == prompted + (candidate_text == "bare") * (len(names) + 1)
 
 
-def test_a_vocabulary_is_used_within_its_block_only(make_ita):
-    model = make_ita()
-    training = model.vocabulary
-    assert training.class_list is model.train_class_list
-    assert training.thing_ids == {0, 1, 4}
-    assert training.seen.all()
-    with model.use_vocabulary(TEST, (1, 4)):
-        assert model.vocabulary.class_list is TEST
-        assert model.vocabulary.thing_ids == {1, 4}
-        assert model.vocabulary.seen.tolist() == [True, False, True, False, False]
-        with model.use_vocabulary(model.train_class_list, ()):
-            assert model.vocabulary.thing_ids == set()
-        assert model.vocabulary.class_list is TEST
-    assert model.vocabulary is training
+def test_training_uses_the_training_classes(make_ita):
+    model, seen = make_ita(), {}
+    model.decoder.register_forward_hook(lambda _, args, __: seen.update(classifier=args[2]))
+    model.train()([make_record()])
+    expected = model.make_vocabulary(model.train_class_list, TextEncoder(model.backbone))
+    assert torch.equal(seen["classifier"].weight[:-1], expected.features)
+    assert expected.seen.all()
+    assert expected.class_list.things == {0, 1, 4}
 
-    with pytest.raises(KeyError), model.use_vocabulary(TEST, ()):
-        raise KeyError
-    assert model.vocabulary is training
+
+def test_a_vocabulary_knows_which_classes_are_seen(make_ita):
+    model = make_ita()
+    vocabulary = model.make_vocabulary(TEST, TextEncoder(model.backbone))
+    assert vocabulary.class_list is TEST
+    assert vocabulary.seen.tolist() == [True, False, True, False, False]
+    assert vocabulary.class_index.tolist() == [0, 0, 1, 2, 3, 4, 4]
+
+
+def test_segmenting_leaves_training_alone(make_ita):
+    """Losses between results of another class list are those without them."""
+    model = without_zeros(make_ita(point_source=fixed_points)).train()
+    model.criterion.importance_ratio = 0.0
+    records = [make_record(64, 64), make_record(64, 64, seed=1)]
+    before = model(records)
+    segment(model, records, TEST, EVERYTHING)
+    after = model(records)
+    assert model.training
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_records_without_annotations_have_no_losses(make_ita):
+    with pytest.raises(UserError, match=r"ita\.Segmenter"):
+        make_ita()([{"image": make_record()["image"]}])
 
 
 def test_new_weights_of_clip_make_new_text_features(make_ita, convnext_clip):
     """Also of a state dict loaded straight into the model."""
-    model = make_ita()
-    before = model.vocabulary.features
+    model = make_ita().train()
+    before = model.prepare_training().features
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     original = state["backbone.clip.text_projection"]
     try:
         changed = {**state, "backbone.clip.text_projection": original.flip(0)}
         model.load_state_dict(changed)
-        assert not torch.allclose(model.vocabulary.features, before)
+        assert not torch.allclose(model.prepare_training().features, before)
     finally:
         model.load_state_dict(state)
-    assert torch.equal(model.vocabulary.features, before)
+    assert torch.equal(model.prepare_training().features, before)
 
 
 @pytest.mark.parametrize("candidate_text", ["prompted", "bare"])
@@ -217,18 +238,21 @@ def test_candidates_are_all_synonyms_and_other(candidate_text, make_ita):
         name_table=table,
         classes=("cat", "dog, cat", "sky"),
     )
-    candidates = model.vocabulary.candidates
+    text = TextEncoder(model.backbone)
+    vocabulary = model.make_vocabulary(model.train_class_list, text)
+    candidates = vocabulary.candidates
     names = ("cat", "dog", "cat", "sky", "other")
     assert candidates.names == names
     assert candidates.class_index.tolist() == [0, 1, 1, 2, -1]
     prompts = {"prompts": BARE} if candidate_text == "bare" else {}
-    expected = model.text_features.encode(names, **prompts)
+    expected = text.encode(names, **prompts)
     assert torch.equal(candidates.ranking, expected)
     expected[1], expected[4] = 2.0, 1.0
     assert torch.equal(candidates.queries, expected)
     if candidate_text == "prompted":
-        assert torch.equal(candidates.ranking[:4], model.vocabulary.features)
-    assert make_ita(num_dominant=0).vocabulary.candidates is None
+        assert torch.equal(candidates.ranking[:4], vocabulary.features)
+    without = make_ita(num_dominant=0)
+    assert without.make_vocabulary(TEST, text).candidates is None
 
 
 def test_the_shared_embedding_is_of_the_valid_area(clip, make_ita):
@@ -268,8 +292,7 @@ def decoder_queries(model, records):
     hook = model.decoder.register_forward_hook(
         lambda _, args, out: seen.append((args[3], out[-1].class_logits.shape))
     )
-    with torch.no_grad():
-        model.eval()(records)
+    segment(model.eval(), records)
     hook.remove()
     return seen[0]
 
@@ -281,11 +304,20 @@ def test_dominant_queries_are_those_of_each_image(image_embedding, make_ita):
     features = model.backbone(normalized(model, records))
     queries, shape = decoder_queries(model, records)
     embedding = model.embed_images(records, features[DENSE])
-    candidates = model.vocabulary.candidates
+    vocabulary = model.make_vocabulary(model.train_class_list, TextEncoder(model.backbone))
+    candidates = vocabulary.candidates
     index = model.dominant.rank(embedding, candidates)
     assert not torch.equal(index[0], index[1])
     assert torch.equal(queries, model.dominant(index, candidates))
     assert shape == (2, 3 + 7, 6)
+
+
+def segment(model, records, class_list=None, options=INFERENCE):
+    """Results of records with a class list; the training one by default."""
+    vocabulary = model.make_vocabulary(
+        class_list or model.train_class_list, TextEncoder(model.backbone)
+    )
+    return Segmenter(model, vocabulary, options)(records)
 
 
 def normalized(model, records):
@@ -315,12 +347,12 @@ def test_results_name_the_classes_of_the_dominant_categories(make_ita):
     records = [make_record(70, 40, seed=1), make_record(96, 128, seed=2)]
     features = model.backbone(normalized(model, records))
     images = F.normalize(model.embed_images(records, features[DENSE]), dim=-1)
-    orders = (images @ model.vocabulary.candidates.ranking.T).argsort(descending=True, stable=True)
+    vocabulary = model.make_vocabulary(model.train_class_list, TextEncoder(model.backbone))
+    orders = (images @ vocabulary.candidates.ranking.T).argsort(descending=True, stable=True)
     assert sorted(orders[0].tolist()) == [0, 1, 2, 3, 4]
-    with torch.no_grad():
-        results = model(records)
-        few = make_ita(num_dominant=2, classes=classes).eval()(records)
-        none = make_ita(num_dominant=0, classes=classes).eval()(records)
+    results = segment(model, records)
+    few = segment(make_ita(num_dominant=2, classes=classes).eval(), records)
+    none = segment(make_ita(num_dominant=0, classes=classes).eval(), records)
     for order, result, of_few in zip(orders.tolist(), results, few, strict=True):
         expected = [class_of[i] for i in order]
         assert result["dominant_classes"].dtype == torch.int64
@@ -330,13 +362,12 @@ def test_results_name_the_classes_of_the_dominant_categories(make_ita):
 
 
 @pytest.mark.parametrize("classes", [("cat",), ("cat, kitten, tabby",), TEST.names])
-@pytest.mark.parametrize("options", [EVERYTHING, InferenceOptions()])
+@pytest.mark.parametrize("options", [EVERYTHING, INFERENCE])
 def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
-    model = without_zeros(make_ita(clip, inference=options)).eval()
-    class_list = ClassList.from_strings("few", classes)
+    model = without_zeros(make_ita(clip)).eval()
+    class_list = ClassList.from_strings("few", classes, (0,))
     records = [make_record(33, 95), make_record(70, 40, height=21, width=17), make_record(1, 50)]
-    with model.use_vocabulary(class_list, (0,)), torch.no_grad():
-        results = model(records)
+    results = segment(model, records, class_list, options)
     assert len(results) == 3
     for result, size in zip(results, [(33, 95), (21, 17), (1, 50)], strict=True):
         assert result["sem_seg"].shape == (len(class_list), *size)
@@ -354,10 +385,9 @@ def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
 def test_an_image_in_a_batch_is_the_image_alone(clip, make_ita):
     model = without_zeros(make_ita(clip)).eval()
     records = [make_record(64, 96, seed=i) for i in range(3)]
-    with torch.no_grad():
-        together = model(records)
-        for record, result in zip(records, together, strict=True):
-            torch.testing.assert_close(model([record])[0]["sem_seg"], result["sem_seg"])
+    together = segment(model, records)
+    for record, result in zip(records, together, strict=True):
+        torch.testing.assert_close(segment(model, [record])[0]["sem_seg"], result["sem_seg"])
 
 
 def test_thousands_of_classes(make_ita, monkeypatch):
@@ -365,9 +395,9 @@ def test_thousands_of_classes(make_ita, monkeypatch):
     monkeypatch.setattr(
         model.backbone, "encode_text", lambda t: torch.randn(len(t), model.backbone.embed_dim)
     )
-    many = ClassList.from_strings("many", [f"class {i}, name {i}" for i in range(2000)])
-    with model.use_vocabulary(many, range(1000)), torch.no_grad():
-        (result,) = model([make_record(32, 32)])
+    names = [f"class {i}, name {i}" for i in range(2000)]
+    many = ClassList.from_strings("many", names, range(1000))
+    (result,) = segment(model, [make_record(32, 32)], many)
     assert result["sem_seg"].shape == (2000, 32, 32)
 
 
@@ -376,12 +406,12 @@ def test_the_class_scores_combine_decoder_and_frozen_clip(
     on_valid_mask, clip, make_ita, monkeypatch
 ):
     """Softmax by softmax, with the exponents of seen and unseen classes (design section 7)."""
-    options = InferenceOptions(alpha=0.3, beta=0.7, ensemble_on_valid_mask=on_valid_mask)
-    model = without_zeros(make_ita(clip, inference=options)).eval()
+    options = replace(INFERENCE, alpha=0.3, beta=0.7, ensemble_on_valid_mask=on_valid_mask)
+    model = without_zeros(make_ita(clip)).eval()
     nn.init.constant_(model.decoder.head.logit_scale, 1.0)
     seen = {}
     monkeypatch.setattr(
-        "ita.meta_arch.segment_image", lambda scores, *_, **__: seen.update(scores=scores) or {}
+        "ita.segmenter.segment_image", lambda scores, *_, **__: seen.update(scores=scores) or {}
     )
 
     def replace_masks(_, args, out):
@@ -393,8 +423,7 @@ def test_the_class_scores_combine_decoder_and_frozen_clip(
 
     model.decoder.register_forward_hook(replace_masks)
     record = make_record(64, 96, seed=3)
-    with model.use_vocabulary(TEST, ()), torch.no_grad():
-        model([record])
+    segment(model, [record], TEST, options)
     classifier, (logits, masks) = seen["classifier"], seen["last"]
     assert len(classifier.weight) == len(TEST.synonyms) + 1
     void = F.normalize(model.void_embedding.weight, dim=-1)
@@ -420,7 +449,7 @@ def test_the_criterion_is_told_the_classes_of_the_text_queries(make_ita):
     model, seen = make_ita(), {}
     model.criterion.register_forward_hook(lambda _, args, __: seen.update(args=args))
     records = [make_record(64, 64), make_record(64, 64, seed=1)]
-    results = model.eval()(records)
+    results = segment(model, records)
     model.train()(records)
     told = [result["dominant_classes"].tolist() for result in results]
     assert seen["args"][2].tolist() == told
@@ -518,9 +547,9 @@ def test_a_batch_without_targets_on_the_gpu(dtype, make_ita, convnext_clip):
 
 
 def test_results_are_in_float32_under_mixed_precision(clip, make_ita):
-    model = without_zeros(make_ita(clip, inference=EVERYTHING)).eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        (result,) = model([make_record()])
+    model = without_zeros(make_ita(clip)).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        (result,) = segment(model, [make_record()], options=EVERYTHING)
     assert result["sem_seg"].dtype == torch.float32
     assert result["instances"].scores.dtype == torch.float32
     # Sums that were rounded to bfloat16 on the way would be few different numbers.

@@ -16,10 +16,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 import ita.modeling.postprocess
+from ita.build import inference_options, parts_from_config
 from ita.classes import ClassList
 from ita.config import load_config
 from ita.meta_arch import ITA
 from ita.modeling.conversion import convert_state_dict
+from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.vocabulary import TextEncoder
+from ita.segmenter import Segmenter
 
 FOLDER = os.environ.get("ITA_REFERENCE_VECTORS", "")
 FILES = sorted(Path(FOLDER).glob("*.safetensors")) if FOLDER else []
@@ -59,13 +63,26 @@ class Reference:
         return len(self.under("input."))
 
 
-def build_model(reference: Reference, folder: Path) -> ITA:
-    """The model that a file describes, with its weights under our names."""
+class Subject(NamedTuple):
+    """The model that a file describes, with its weights under our names, and its options."""
+
+    model: ITA
+    options: InferenceOptions
+
+    def segmenter(self, reference: Reference) -> Segmenter:
+        """A segmenter of the file's test classes, with text encoded anew."""
+        meta = reference.metadata
+        classes = ClassList.from_strings("test", meta["test_classes"], meta["thing_ids"])
+        text = TextEncoder(self.model.backbone)
+        return Segmenter(self.model, self.model.make_vocabulary(classes, text), self.options)
+
+
+def build_subject(reference: Reference, folder: Path) -> Subject:
     meta = reference.metadata
     clip_config = folder / "clip.json"
     clip_config.write_text(json.dumps(open_clip_config(reference)))
     config_file = folder / "config.yaml"
-    config_file.write_text("DATASETS:\n  TRAIN: ('toy_train',)\n")
+    config_file.write_text("DATASETS:\n  TRAIN: ('unused',)\n")
     is_ita = reference.kind.startswith("ita")
     values = {
         **dict(zip(meta["options"][::2], meta["options"][1::2], strict=True)),
@@ -77,13 +94,11 @@ def build_model(reference: Reference, folder: Path) -> ITA:
         "MODEL.ITA.CANDIDATE_TEXT": "bare",
     }
     cfg = load_config(config_file, [str(x) for pair in values.items() for x in pair])
-    parts = ITA.from_config(cfg)
-    parts["train_class_list"] = ClassList.from_strings("training", meta["train_classes"])
+    parts = parts_from_config(cfg, ClassList.from_strings("training", meta["train_classes"]))
     parts["name_table"] = reference.under("table.")
     model = ITA(**parts)
     model.load_state_dict(convert_state_dict(reference.under("weight.")))
-    model.set_vocabulary(ClassList.from_strings("test", meta["test_classes"]), meta["thing_ids"])
-    return model.eval()
+    return Subject(model.eval(), inference_options(cfg))
 
 
 def open_clip_config(reference: Reference) -> dict[str, Any]:
@@ -94,9 +109,11 @@ def open_clip_config(reference: Reference) -> dict[str, Any]:
     return config
 
 
-def run_inference(model: ITA, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Everything the model says of the file's images, by the file's names."""
-    seen, panoptic_inputs = capture(model), []
+def run_inference(
+    subject: Subject, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """All outputs for the file's images, by the file's names."""
+    seen, panoptic_inputs = capture(subject.model), []
     true_panoptic = ita.modeling.postprocess.panoptic_segments
 
     def panoptic(scores: Tensor, masks: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -104,9 +121,8 @@ def run_inference(model: ITA, reference: Reference, monkeypatch: pytest.MonkeyPa
         return true_panoptic(scores, masks, *args, **kwargs)
 
     monkeypatch.setattr(ita.modeling.postprocess, "panoptic_segments", panoptic)
-    with torch.no_grad():
-        results = model(inputs(reference))
-    output = named_tensors(model, seen)
+    results = subject.segmenter(reference)(inputs(reference))
+    output = named_tensors(seen)
     for i, result in enumerate(results):
         output[f"{i}.sem_seg"] = result["sem_seg"]
         if "panoptic_seg" in result:
@@ -128,16 +144,26 @@ def capture(model: ITA) -> dict[str, Any]:
         part = getattr(model, name)
         if part is not None:
             part.register_forward_hook(keep(name))
+    # The first pass counts: the image embedding may come from a second one.
+    visual = model.backbone.clip.visual
+    if hasattr(visual, "trunk"):
+        visual.trunk.stem.register_forward_hook(
+            lambda _, args, output: seen.setdefault("stem", (args, output)) and None
+        )
+    else:  # a ResNet's stem ends where the pooling after it begins
+        visual.avgpool.register_forward_pre_hook(
+            lambda _, args: seen.setdefault("stem", (None, args[0])) and None
+        )
     return seen
 
 
-def named_tensors(model: ITA, seen: dict[str, Any]) -> dict[str, Any]:
-    (images,), features = seen["backbone"]
+def named_tensors(seen: dict[str, Any]) -> dict[str, Any]:
+    _, features = seen["backbone"]
     pixel, predictions = seen["pixel_decoder"][1], seen["decoder"][1]
     classifier = seen["decoder"][0][2].weight.detach()
     output = {f"feature.{name}": features[name] for name in ("res2", "res3", "res4", "res5")}
     output |= {"feature.clip_vis_dense": features["dense"], "mask_features": pixel.mask_features}
-    output |= {"feature.stem": model.backbone.stem(images)}
+    output |= {"feature.stem": seen["stem"][1]}
     output |= {"feature.text_classifier": classifier, "text_classifier": classifier[:-1]}
     output |= {f"multi_scale.{i}": level for i, level in enumerate(pixel.levels)}
     if "dominant" in seen:
@@ -163,7 +189,7 @@ def run_losses(model: ITA, reference: Reference) -> dict[str, Tensor]:
     criterion.importance_ratio = 0.0
     seen = capture(model)
     model.train()
-    with model.use_vocabulary(model.train_class_list, ()), torch.no_grad():
+    with torch.no_grad():
         model(inputs(reference))
     return criterion.unweighted(*seen["criterion"][0])
 
@@ -275,10 +301,10 @@ def test_reference(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     reference = Reference(path)
-    model = build_model(reference, tmp_path)
-    output = run_inference(model, reference, monkeypatch)
+    subject = build_subject(reference, tmp_path)
+    output = run_inference(subject, reference, monkeypatch)
     if reference.under("out.loss."):
-        losses = run_losses(model, reference)
+        losses = run_losses(subject.model, reference)
         output |= {f"loss.{name}": loss for name, loss in losses.items()}
     differences = compare(reference, output)
     with capsys.disabled():
@@ -291,11 +317,11 @@ def test_reference(
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, ITA]:
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, Subject]:
     """An ITA file with its model; tests that change the model put it back."""
     path = next(path for path in FILES if path.stem.startswith("ita"))
     reference = Reference(path)
-    return reference, build_model(reference, tmp_path_factory.mktemp("reference"))
+    return reference, build_subject(reference, tmp_path_factory.mktemp("reference"))
 
 
 @needs_files
@@ -314,20 +340,16 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Reference, ITA]:
     ],
 )
 def test_a_changed_weight_disagrees(
-    first: tuple[Reference, ITA], name: str, monkeypatch: pytest.MonkeyPatch
+    first: tuple[Reference, Subject], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference, model = first
+    reference, subject = first
+    model = subject.model
     before = model.get_parameter(name).detach().clone()
     noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.get_parameter(name).copy_(before * (1 + 0.01 * noise))
     try:
-        model.forget_text()
-        model.set_vocabulary(
-            ClassList.from_strings("test", reference.metadata["test_classes"]),
-            reference.metadata["thing_ids"],
-        )
-        differences = compare(reference, run_inference(model, reference, monkeypatch))
+        differences = compare(reference, run_inference(subject, reference, monkeypatch))
     finally:
         with torch.no_grad():
             model.get_parameter(name).copy_(before)
@@ -337,10 +359,10 @@ def test_a_changed_weight_disagrees(
 @needs_files
 @pytest.mark.parametrize("name", ["unheard_of", "0.instances.unheard_of"])
 def test_a_tensor_that_is_not_compared_disagrees(
-    first: tuple[Reference, ITA], name: str, monkeypatch: pytest.MonkeyPatch
+    first: tuple[Reference, Subject], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference, model = first
-    output = run_inference(model, reference, monkeypatch)
+    reference, subject = first
+    output = run_inference(subject, reference, monkeypatch)
     monkeypatch.setitem(reference.tensors, f"out.{name}", torch.zeros(1))
     assert [d.key for d in compare(reference, output) if not d.agrees] == [
         f"{name} is not compared"

@@ -11,27 +11,26 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-import train_net
-from ita.classes import CLASS_LISTS
 from ita.config import load_config
+from ita.engine.job import evaluate_only
 from ita.errors import UserError
-from ita.toy.dataset import make_toy_dataset
+from ita.toy.dataset import CLASS_LISTS, make_toy_dataset
 from tests.engine.tiny import CONFIG, REPOSITORY, overrides
 
 
 class Command:
-    """``python train_net.py`` on the tiny config in a folder of its own."""
+    """``python train_net.py``, or another program, on the tiny config in a folder of its own."""
 
     def __init__(self, folder, datasets):
         self.folder = folder
         self.datasets = datasets
 
-    def __call__(self, run, *options, launcher=(), **more):
+    def __call__(self, run, *options, launcher=(), program=("train_net.py",), **more):
         more.setdefault("SOLVER__MAX_ITER", 2)
         config = ["--config-file", str(CONFIG)]
         words = overrides(OUTPUT_DIR=self.folder / run, **more)
         return subprocess.run(
-            [sys.executable, *launcher, "train_net.py", *config, *options, *words],
+            [sys.executable, *launcher, *program, *config, *options, *words],
             cwd=REPOSITORY,
             env={
                 **os.environ,
@@ -55,7 +54,7 @@ def train_then_evaluate(command):
         "evaluated",
         "--vocabulary",
         str(vocabulary),
-        "--eval-only",
+        program=("-m", "ita", "evaluate"),
         MODEL__WEIGHTS=command.folder / "good" / "model_final.pth",
     )
     return trained, evaluated
@@ -129,7 +128,7 @@ def test_bad_input_gets_one_line_and_leaves_nothing(runs, name):
 def test_nothing_to_evaluate_is_an_error():
     cfg = load_config(CONFIG, overrides(DATASETS__TEST=()))
     with pytest.raises(UserError, match=r"DATASETS\.TEST is empty"):
-        train_net.evaluate_only(cfg, None, resume=False)
+        evaluate_only(cfg, None, resume=False)
 
 
 def test_an_error_in_one_of_two_processes_is_told_once(runs):

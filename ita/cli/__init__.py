@@ -9,7 +9,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ita.errors import INSTALLED_APART, UserError, missing_module
+from ita.errors import UserError, missing_module
 
 # Subcommand -> summary. Its module has the same name, with underscores.
 SUBCOMMANDS = {
@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except ModuleNotFoundError as error:
-        if error.name not in INSTALLED_APART:
+        if not (message := missing_module(error)):
             raise
-        sys.stderr.write(f"error: {missing_module(error.name)}\n")
+        sys.stderr.write(f"error: {message}\n")
         return 1
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

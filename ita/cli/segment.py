@@ -1,6 +1,6 @@
-"""Segment images into classes given as words.
+r"""Segment images into classes given as words.
 
-    ita segment photo.jpg --classes "cat, kitten; sofa; wall" --output out/ \\
+    ita segment photo.jpg --classes "cat, kitten; sofa; wall" --output out/ \
         --config-file configs/... --weights model.pth
     ita segment scene.png --classes "red circle; grass" --output out/
 

@@ -5,7 +5,7 @@ DETECTRON2_DATASETS names ("datasets" if unset).
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -204,12 +204,12 @@ def _ade847_row(split: str, num_images: int) -> DatasetRow:
 
 def _context_row(classes: int, split: str, num_images: int) -> DatasetRow:
     folder, voc = _FOLDERS[split], "VOCdevkit/VOC2010"
-    sixteen_bits = {"suffix": ".tif", "bits": 16, "ignored": (VOID_16_BIT,)}
     label_folder = LabelFolder(
         f"pascal_ctx_d2/annotations_ctx{classes}/{folder}",
         made_by=_script("prepare_pascal_context", split),
-        **(sixteen_bits if classes == 459 else {}),
     )
+    if classes == 459:
+        label_folder = replace(label_folder, suffix=".tif", bits=16, ignored=(VOID_16_BIT,))
     return DatasetRow(
         name=f"openvocab_pascal_ctx{classes}_sem_seg_{split}",
         family=f"pc{classes}",

@@ -116,7 +116,7 @@ class RecordLoader(Iterable[Batch]):
         num_images: images of the whole data set, over all processes.
     """
 
-    def __init__(self, loader: Iterable[Batch], num_images: int) -> None:
+    def __init__(self, loader: Any, num_images: int) -> None:
         self._loader = loader
         self.num_images = num_images
 

@@ -103,8 +103,8 @@ class TrainingMapper:
         transforms = transforms + self._crop_or_pad(inputs)
         labels = _transform_labels(transforms, labels)
         if "pan_seg_file_name" not in record:
-            classes = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
-            classes = classes[classes != _void(labels)]
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
+            classes = present[present != _void(labels)].tolist()
             labels = _relabel(labels, classes)
         instances = Instances(labels.shape)
         instances.gt_classes = torch.as_tensor(np.asarray(classes, np.int64))
@@ -120,15 +120,15 @@ class TrainingMapper:
         }
 
     def _targets(self, record: Mapping[str, Any]) -> tuple[np.ndarray, Sequence[int]]:
-        """A compact label map (see :func:`_compact`) and the class of each of its values."""
+        """A compact label map (see :func:`_relabel`) and the class of each of its values."""
         if "pan_seg_file_name" in record:
             segments = record["segments_info"]
             kept = [i for i, segment in enumerate(segments) if not segment["iscrowd"]]
             classes = [segments[i]["category_id"] for i in kept]
             return _relabel(read_segment_index(record), kept), classes
         labels = load_semantic_label(record, self.metadata)
-        classes = range(len(self.metadata.class_list))
-        return _relabel(labels, classes), classes
+        every = range(len(self.metadata.class_list))
+        return _relabel(labels, every), every
 
 
 class SharedCounter:
@@ -236,9 +236,9 @@ def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     dtype = np.uint8 if len(kept) <= np.iinfo(np.uint8).max else np.uint16
     # One row more than there are labels: -1, unlabelled, finds void at the end.
     table = np.full(int(labels.max()) + 2, np.iinfo(dtype).max, dtype)
-    kept = np.asarray(kept, np.int64)
-    present = kept < len(table) - 1
-    table[kept[present]] = np.flatnonzero(present)
+    values = np.asarray(kept, np.int64)
+    present = values < len(table) - 1
+    table[values[present]] = np.flatnonzero(present)
     return table[labels]
 
 

@@ -4,12 +4,13 @@ import datetime
 import logging
 import resource
 import sys
-from multiprocessing.sharedctypes import Synchronized
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+from ita.data.mapper import SharedCounter
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Throughput(HookBase):
 class SkippedImages(HookBase):
     """Sums up over all processes how many training images had nothing usable."""
 
-    def __init__(self, counter: "Synchronized[int]", period: int = WINDOW) -> None:
+    def __init__(self, counter: SharedCounter, period: int = WINDOW) -> None:
         self._counter = counter
         self._period = period
 

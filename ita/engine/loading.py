@@ -30,13 +30,14 @@ def load_model(cfg: CfgNode, path: str) -> ITA:
     logger.info("Loading %s", path)
     checkpoint = read_checkpoint(local_path(path))
     trained = trained_class_list(checkpoint, path)
-    class_list = trained
     if trained is None or cfg.DATASETS.TRAIN_VOCABULARY:
         class_list = training_class_list(cfg)
+    else:
+        class_list = trained
     if trained is not None and trained.classes != class_list.classes:
         logger.warning(
-            "%s was trained on class list %s; which classes are seen is decided by %s instead, from "
-            "DATASETS.TRAIN_VOCABULARY",
+            "%s was trained on class list %s, but DATASETS.TRAIN_VOCABULARY, %s, decides which "
+            "classes are seen",
             path,
             trained.name,
             class_list.name,

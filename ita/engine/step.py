@@ -131,8 +131,9 @@ class OptimizerStep:
     def _backward(
         self, batch: list[dict[str, Any]], count: int, *, synchronize: bool
     ) -> dict[str, Tensor]:
-        parallel = isinstance(self.model, DistributedDataParallel)
-        waiting = contextlib.nullcontext() if synchronize or not parallel else self.model.no_sync()
+        waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self.model, DistributedDataParallel) and not synchronize:
+            waiting = self.model.no_sync()
         with waiting:
             with torch.autocast(
                 self._device.type, self._dtype, enabled=self._dtype != torch.float32

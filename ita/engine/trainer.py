@@ -53,6 +53,9 @@ class Trainer(TrainerBase):
         results: of the last evaluation.
     """
 
+    iter: int
+    start_iter: int
+
     def __init__(self, cfg: CfgNode) -> None:
         """Build model, optimizer and hooks; nothing is written yet.
 
@@ -110,8 +113,6 @@ class Trainer(TrainerBase):
             return self.results
         # Again, so that models of one seed see the same images, however many numbers they drew.
         seed_process(self.cfg, offset=self.start_iter)
-        if self.data_loader is None:
-            self.data_loader = self._build_data_loader()
         self._text = TextEncoder(self.model.backbone)
         self.model.prepare_training(self._text)
         writer = self._build_writer()
@@ -166,6 +167,8 @@ class Trainer(TrainerBase):
 
     @cached_property
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
+        if self.data_loader is None:
+            self.data_loader = self._build_data_loader()
         return iter(self.data_loader)
 
     def _run(self) -> None:
@@ -267,7 +270,8 @@ def _build_step(
     device, clip = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.CLIP_GRADIENTS
     if comm.get_world_size() > 1:
         # Parameters are broadcast here once; the frozen ones then cost nothing in a step.
-        model = DistributedDataParallel(model, **{_SYNC_BUFFERS: False})
+        options: dict[str, Any] = {_SYNC_BUFFERS: False}
+        model = DistributedDataParallel(model, **options)
     return OptimizerStep(
         model,
         optimizer,

@@ -94,7 +94,7 @@ class InstanceEvaluator(DatasetEvaluator):
         if not comm.is_main_process():
             return None
         with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(self._truth, self._load(chain.from_iterable(gathered)), "segm")
+            evaluation = COCOeval(self._truth, self._load([*chain.from_iterable(gathered)]), "segm")
             evaluation.params.maxDets = list(MAX_DETECTIONS)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -103,8 +103,7 @@ class InstanceEvaluator(DatasetEvaluator):
         values = (100 * s if s >= 0 else float("nan") for s in map(float, evaluation.stats))
         return {"segm": dict(zip(METRICS, values, strict=False))}
 
-    def _load(self, detections: Iterator[dict]) -> COCO:
-        detections = list(detections)
+    def _load(self, detections: list[dict]) -> COCO:
         if detections:
             return self._truth.loadRes(detections)
         # loadRes does not take an empty list.

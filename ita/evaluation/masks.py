@@ -88,7 +88,8 @@ def match_masks(
         num_classes: C.
     """
     overlaps = _overlaps(true_ids, predicted_ids)
-    true_area, predicted_area = Counter(), Counter()
+    true_area: Counter[int] = Counter()
+    predicted_area: Counter[int] = Counter()
     for (true_id, predicted_id), area in overlaps.items():
         true_area[true_id] += area
         predicted_area[predicted_id] += area

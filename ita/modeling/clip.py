@@ -5,7 +5,7 @@ model; none is tabled by name.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import open_clip
 import torch
@@ -141,10 +141,12 @@ class FrozenCLIP(Backbone):
 
     def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
-        self.clip = clip.requires_grad_(False).eval()
+        # open_clip's classes are untyped.
+        self.clip: Any = clip.requires_grad_(False).eval()
         self.tokenizer = tokenizer
-        self.tower = _image_tower(clip.visual)
-        self.preprocess_config = PreprocessCfg(**clip.visual.preprocess_cfg)
+        visual: Any = clip.visual
+        self.tower = _image_tower(visual)
+        self.preprocess_config = PreprocessCfg(**visual.preprocess_cfg)
         self.embed_dim: int = self._text_width()
 
     def train(self, mode: bool = True) -> "FrozenCLIP":

@@ -35,7 +35,8 @@ def save_clip(clip: nn.Module, path: str | Path, rows: Tensor) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    state = clip.state_dict() | {TABLE: clip.state_dict()[TABLE][rows.to(clip.logit_scale.device)]}
+    table = clip.state_dict()[TABLE]
+    state = clip.state_dict() | {TABLE: table[rows.to(table.device)]}
     write_tensors(path, {name: tensor.float() for name, tensor in state.items()} | {ROWS: rows})
 
 

@@ -98,6 +98,7 @@ def find_weights(model_name: str, weights: str) -> Path:
         if may_download and found is None:
             found = _download(model_name, weights, tag_config)
         comm.synchronize()
+    assert found is not None
     return found
 
 
@@ -181,8 +182,8 @@ def _model_config(model_name: str) -> dict[str, Any]:
     return config.get("model_cfg", config)
 
 
-def _build(config: Mapping[str, Any], model_name: str) -> nn.Module:
-    config = deepcopy(dict(config))
+def _build(model_config: Mapping[str, Any], model_name: str) -> Any:
+    config: dict[str, Any] = deepcopy(dict(model_config))
     custom_text = config.pop("custom_text", False)
     try:
         if "timm_model_name" in config["vision_cfg"]:
@@ -220,7 +221,7 @@ def _load(clip: nn.Module, path: Path, model_name: str) -> Tensor | None:
         ) from error
 
 
-def _load_unchecked(clip: nn.Module, path: Path) -> Tensor | None:
+def _load_unchecked(clip: Any, path: Path) -> Tensor | None:
     rows = None
     if has_few_tokens(path):
         state = load_state_dict(str(path))

@@ -164,15 +164,18 @@ class PixelDecoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Initialize as design section 4 states."""
-        for projection in self.input_proj.values():
-            nn.init.xavier_uniform_(projection[0].weight)
-            nn.init.zeros_(projection[0].bias)
+        for module in self.input_proj.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
         for conv in (self.lateral[0], self.fusion[0], self.mask_features):
             c2_xavier_fill(conv)
         nn.init.normal_(self.level_embed)
         xavier_matrices(self.layers)
-        for layer in self.layers:
-            layer.attention.reset_parameters()
+        for module in self.layers.modules():
+            if isinstance(module, DeformableAttention):
+                module.reset_parameters()
 
     def forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
         """Encode a pyramid, in float32 even under mixed precision.

@@ -180,14 +180,13 @@ def draw_panels(
 def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
     segments = None
     if "panoptic_seg" in prediction:
-        segment_map, infos = prediction["panoptic_seg"]
-        segments = segment_map.cpu().numpy()
+        segments = prediction["panoptic_seg"][0].cpu().numpy()
     if "sem_seg" in prediction:
-        classes = label_map(prediction["sem_seg"]).cpu().numpy()
-    else:
-        classes = np.full(segments.shape, -1)
-        for info in infos:
-            classes[segments == info["id"]] = info["category_id"]
+        return Panel("prediction", label_map(prediction["sem_seg"]).cpu().numpy(), segments)
+    segment_map, infos = prediction["panoptic_seg"]
+    classes = np.full(segment_map.shape, -1)
+    for info in infos:
+        classes[segments == info["id"]] = info["category_id"]
     return Panel("prediction", classes, segments)
 
 
@@ -249,7 +248,7 @@ def legend_entries(
         [np.bincount(p.classes[p.classes >= 0], minlength=len(names)) for p in panels]
     )
     total = counts.sum(axis=0)
-    entries = []
+    entries: list[LegendEntry] = []
     for class_id in np.argsort(-total, kind="stable"):
         if total[class_id]:
             found = [p.title for p, c in zip(panels, counts, strict=True) if c[class_id]]
@@ -257,7 +256,8 @@ def legend_entries(
             name = names[class_id]
             name = f"{name} ({class_id})" if names.count(name) > 1 else name
             name = name if seen is None or seen[class_id] else f"{name} (unseen)"
-            entries.append((tuple(map(int, colors[class_id])), name, note))
+            red, green, blue = map(int, colors[class_id])
+            entries.append(((red, green, blue), name, note))
     hidden = len(entries) - MAX_LEGEND_CLASSES
     if hidden > 0:
         entries[MAX_LEGEND_CLASSES:] = [(BACKGROUND, f"and {hidden} more", "")]
@@ -269,8 +269,8 @@ def legend_entries(
 def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) -> np.ndarray:
     """Titles, tiles [h, w, 3] in a row, and the legend in columns under them."""
     height, width = tiles[0][1].shape[:2]
-    font = ImageFont.load_default(size=max(13, min(18, width // 32)))
-    line = round(font.size * 1.5)
+    size = max(13, min(18, width // 32))
+    font, line = ImageFont.load_default(size=size), round(size * 1.5)
     labels = [f"{name}  {note}" if note else name for _, name, note in entries]
     column = math.ceil(max((font.getlength(label) for label in labels), default=0)) + 2 * line
     total_width = max(len(tiles) * (width + MARGIN), column) + MARGIN
@@ -297,7 +297,7 @@ def _draw_entry(
     left: int,
     top: int,
     line: int,
-    font: ImageFont.FreeTypeFont,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     color, name, note = entry
     swatch = (left, top + 2, left + line - 4, top + line - 3)

@@ -1,4 +1,4 @@
-"""The toy world: drawn scenes of objects with two attributes, some pairs of which are never trained.
+"""The toy world: drawn scenes of objects named by two words, some pairs of which are unseen.
 
 ``names`` lists the classes and which are seen, ``drawing`` draws them, ``scenes`` composes images,
 ``dataset`` writes them to disk, ``captions`` pairs views of them with text. The folder ``clip``

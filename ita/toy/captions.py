@@ -113,8 +113,8 @@ def _portrait(rng: np.random.Generator, name: str) -> _Place:
 def _place_of(image: Image.Image, segment: Segment) -> _Place:
     rows, columns = (np.flatnonzero(segment.mask.any(axis=axis)) for axis in (1, 0))
     length = max(np.ptp(rows), np.ptp(columns)) + 1
-    middle = ((columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2)
-    return _Place(image, *map(float, middle), float(length))
+    x, y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
+    return _Place(image, float(x), float(y), float(length))
 
 
 def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> _Place:

@@ -200,7 +200,7 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], si
         segment_ids = rng.choice((1 << 24) - 1, len(scene.segments), replace=False) + 1
         stem = f"{image_id:06d}"
         Image.fromarray(scene.image).save(images / f"{stem}.jpg", quality=95)
-        _panoptic_png(scene, segment_ids).save(panoptic / f"{stem}.png")
+        _panoptic_png(scene, segment_ids.tolist()).save(panoptic / f"{stem}.png")
         annotations.add(image_id, f"{stem}.jpg", scene, segment_ids.tolist())
     annotations.write(folder, split)
 

@@ -130,7 +130,7 @@ def _tint(color: RGB, brightness: np.ndarray) -> np.ndarray:
 
 def _grass(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     blades = rng.normal(size=y.shape)
-    blades = sum(np.roll(blades, shift, axis=0) for shift in range(4)) / 2
+    blades = np.sum([np.roll(blades, shift, axis=0) for shift in range(4)], axis=0) / 2
     return _tint((0.25, 0.5, 0.2), 1 + 0.16 * blades)
 
 

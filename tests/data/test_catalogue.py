@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -24,6 +26,19 @@ def test_every_row_is_registered_once_however_often_asked():
         metadata = MetadataCatalog.get(row.name)
         assert len(metadata.class_list) == len(metadata.stuff_classes) == len(metadata.stuff_colors)
         assert metadata.stuff_classes == list(metadata.class_list.names)
+
+
+ON_IMPORT = """
+import ita, ita.data.registration, ita.data.rows, ita.engine.job, ita.meta_arch
+from detectron2.data import DatasetCatalog
+print([name for name in DatasetCatalog.list() if name.startswith(("openvocab", "toy"))])
+"""
+
+
+def test_nothing_is_registered_by_an_import():
+    done = subprocess.run([sys.executable, "-c", ON_IMPORT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
 
 
 def test_coco_ids_are_detectron2s():

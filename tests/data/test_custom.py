@@ -7,11 +7,12 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ita.data.reading import load_semantic_label
-from ita.data.registration import register_custom
+from ita.data.registration import class_list_for, register_custom
 from ita.errors import UserError
 from tests.data import mini_sets
 from tests.data.mini import random_image
 
+PAS21 = "openvocab_pascal21_sem_seg_val"
 SEMANTIC = """
 mini_fields:
   class_list: classes.txt
@@ -89,6 +90,37 @@ def test_more_than_255_classes(register, folder):
     assert metadata.ignore_label > 399
 
 
+BELOW_ROOT = """
+mini_fields:
+  class_list: classes.txt
+  image_root: $DETECTRON2_DATASETS/fields/images
+  label_root: $DETECTRON2_DATASETS/fields/labels
+  made_by: make fields
+"""
+
+
+def test_paths_below_the_folder_of_all_data_sets(register, tmp_path, monkeypatch):
+    """That folder is looked up when the set is loaded; other paths start in the file's folder."""
+    root = tmp_path / "elsewhere"
+    mini_sets.save(np.uint8([[1, 9]]), root / "fields" / "labels" / "a.png")
+    mini_sets.save(random_image(1, 2), root / "fields" / "images" / "a.png")
+    register(BELOW_ROOT)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    (record,) = DatasetCatalog.get("mini_fields")
+    assert record["file_name"] == str(root / "fields" / "images" / "a.png")
+    label = load_semantic_label(record, MetadataCatalog.get("mini_fields"))
+    np.testing.assert_array_equal(label, [[0, 3]])
+
+
+def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
+    register(BELOW_ROOT)
+    with pytest.raises(UserError) as error:
+        DatasetCatalog.get("mini_fields")
+    assert f"looked for {tmp_path}/elsewhere/fields/images" in str(error.value)
+    assert "to prepare this one: make fields" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -107,6 +139,7 @@ def test_more_than_255_classes(register, folder):
         (SEMANTIC.replace("[0, 255]", "255"), "ignored_values is 255; it must be a list"),
         (SEMANTIC.replace("[320, 640]", "[640, 320]"), "test_size is .* short side and greatest"),
         (SEMANTIC.replace("[320, 640]", "320"), "test_size is 320"),
+        (SEMANTIC + "  made_by: [make]\n", "made_by is .* must be the command that makes"),
         (SEMANTIC.replace("[0, 255]", "[1]"), "mini_fields: label value 1 is both a class and"),
         (SEMANTIC.replace("classes.txt", "none.txt"), "cannot read class list .*none.txt"),
         (PANOPTIC.replace("grass, person", "dgo"), "thing dgo is not .* did you mean dog"),
@@ -114,7 +147,8 @@ def test_more_than_255_classes(register, folder):
         (PANOPTIC.replace("[grass, person]", "dog"), "things is 'dog'; it must be a list"),
         (PANOPTIC.replace("  things: [grass, person]\n", ""), "lacks things"),
         (PANOPTIC.replace("  panoptic_root: panoptic\n", ""), "go together"),
-        (SEMANTIC.replace("mini_fields", "toy_val"), "a data set toy_val already, built in"),
+        (SEMANTIC.replace("mini_fields", PAS21), f"a data set {PAS21} already, built in"),
+        (SEMANTIC.replace("mini_fields", "toy_val"), r"toy_val already, in .*toy/datasets\.yaml"),
         (SEMANTIC.replace("mini_fields", "coco_2017_val"), "coco_2017_val already, built in"),
     ],
 )
@@ -140,7 +174,5 @@ def test_twice_is_as_good_as_once_but_names_are_not_shared(register, folder):
 
 
 def test_an_unknown_set_hints_at_custom_ones():
-    from ita.data import class_list_for
-
     with pytest.raises(UserError, match=r"unknown data set qqq; .*DATASETS\.CUSTOM"):
         class_list_for("qqq")

@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 
 from ita.classes import CLASS_LISTS, parse_class_list, read_class_list
 from ita.data.registration import class_list_for
+from ita.toy.dataset import CLASS_LISTS as TOY_CLASS_LISTS
 
 # Our list -> the file of facts about the benchmark, its columns, how many classes there are, and
 # a checksum of ids and first names in it.
@@ -110,10 +111,13 @@ def test_ambiguous_names_have_another(name):
         assert other in classes[first]
 
 
-@pytest.mark.parametrize("file", sorted(CLASS_LISTS.glob("*.txt")), ids=lambda path: path.stem)
+ALL_LISTS = sorted([*CLASS_LISTS.glob("*.txt"), *TOY_CLASS_LISTS.glob("*.txt")])
+
+
+@pytest.mark.parametrize("file", ALL_LISTS, ids=lambda path: path.stem)
 def test_our_synonyms_serve_one_class_each(file):
     """Only names of the benchmark itself may be shared: those regions' logits tie."""
-    classes = read_class_list(file.stem).classes
+    classes = read_class_list(file).classes
     shared = [n for n, c in Counter(n for names in classes for n in set(names)).items() if c > 1]
     by_the_benchmark = {"ade847": 41, "ade150": 5}.get(file.stem, 0)
     assert len(shared) == by_the_benchmark, shared

@@ -1,4 +1,4 @@
-"""The scripts of datasets/, run."""
+"""The scripts of datasets/, and ``ita datasets prepare``, which they call."""
 
 import os
 import subprocess
@@ -8,30 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ita.data.preparing import (
-    ade20k,
-    ade20k_full,
-    cityscapes,
-    coco,
-    mapillary,
-    pascal_context,
-    pascal_voc,
-)
-from ita.data.preparing.command import main
+from ita.cli import main
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
-PLANS = {
-    "ade20k": ade20k.plan,
-    "ade20k_full": ade20k_full.plan,
-    "cityscapes": cityscapes.plan,
-    "coco_semantic": coco.plan,
-    "mapillary": mapillary.plan,
-    "pascal_context": pascal_context.plan,
-    "pascal_voc": pascal_voc.plan,
-}
-
-
-# Several scripts after each other in one process, since it takes seconds until torch is there.
+# Several scripts after each other in one process, which imports what they need once.
 RUN_ALL = """
 import runpy, sys
 scripts, sys.argv[1:] = sys.argv[1:], ["--workers", "2"]
@@ -86,7 +66,7 @@ def prepare(capsys):
 
     def run(name: str, root: Path, *options: str, workers: int = 1):
         arguments = ["--root", str(root), "--workers", str(workers), *options]
-        code = main("", PLANS[name], arguments)
+        code = main(["datasets", "prepare", name.replace("_", "-"), *arguments])
         printed = capsys.readouterr()
         # The progress bar is written to the same place, in lines of its own.
         errors = [line for line in printed.err.splitlines() if line and "images/s" not in line]

@@ -9,7 +9,7 @@ import scipy.io
 from PIL import Image
 
 from tests.datasets import layouts
-from tests.datasets.conftest import PLANS, files
+from tests.datasets.conftest import files
 from tests.datasets.layouts import BUILDERS
 
 VOC = "VOCdevkit/VOC2012"
@@ -24,12 +24,13 @@ def check(result, path: Path, *words: str) -> None:
     code, _, errors = result
     assert code == 1
     assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
     assert str(path) in errors[0]
     for word in words:
         assert word in errors[0]
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_wrong_root(tmp_path, prepare, name):
     check(prepare(name, tmp_path / "nothing"), tmp_path / "nothing", "is no folder", "--root")
     check(prepare(name, tmp_path), tmp_path, "not found", "--root", "dataset.md")

@@ -40,7 +40,7 @@ def test_killed_run_leaves_no_half_files_and_is_gone_on_with(tmp_path, prepare):
     _compare(tmp_path, {p: t for p, t in truth.items() if p[14:] in finished})
 
     # What worse ends leave: a file that was being written, and one that lost its content.
-    half = labels / ".2007_000033.png.99999999.partial"
+    half = labels / ".2007_000033.png.99999999-140002.partial"
     half.write_bytes(b"\x89PNG")
     lost = labels / "2007_000040.png"
     lost.write_bytes(b"")
@@ -114,8 +114,8 @@ def test_full_disk(tmp_path, prepare, monkeypatch):
     path = tmp_path / "pascal_voc_d2/annotations_pascal21/validation/2007_000034.png"
     assert (code, lines) == (1, [])
     assert errors == [
-        f"cannot write {path}: No space left on device; make room, then run the same command "
-        "again: finished files are kept"
+        f"error: cannot write {path}: No space left on device; make room, then run the same "
+        "command again: finished files are kept"
     ]
     # A run that is killed while it writes leaves the file under another name.
     assert [half.suffix for half in seen if "2007_000034" in half.name] == [".partial"]
@@ -127,6 +127,24 @@ def test_full_disk(tmp_path, prepare, monkeypatch):
     code, lines, _ = prepare("pascal_voc", tmp_path, "--split", "val")
     assert code == 0
     assert f"{path.parent}: wrote 1 files, 1 were finished" in lines
+
+
+def test_stopped_by_the_person_at_the_keyboard(tmp_path, prepare, monkeypatch):
+    layouts.pascal_voc(tmp_path)
+    write = Path.write_bytes
+
+    def stop(path, content):
+        if "2007_000034" in path.name:
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", stop)
+    code, lines, errors = prepare("pascal_voc", tmp_path, "--split", "val")
+    assert (code, lines) == (130, [])
+    assert errors == ["stopped; run the same command again to continue: finished files are kept"]
+    made = files(tmp_path / "pascal_voc_d2")
+    assert "annotations_pascal21/validation/2007_000033.png" in made
+    assert not any("2007_000034.png" in name for name in made)
 
 
 def test_json_of_other_images_is_made_again(tmp_path, prepare):
@@ -160,7 +178,7 @@ def test_another_run_s_half_file_is_left_alone(tmp_path, prepare):
     folder = tmp_path / "pascal_voc_d2" / "annotations_pascal20" / "validation"
     folder.mkdir(parents=True)
     # The process that started this one is surely running.
-    theirs = folder / f".2007_000033.png.{os.getppid()}.partial"
+    theirs = folder / f".2007_000033.png.{os.getppid()}-140002.partial"
     theirs.write_bytes(b"half")
     assert prepare("pascal_voc", tmp_path)[0] == 0
     assert theirs.exists()

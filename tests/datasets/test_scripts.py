@@ -13,9 +13,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ita.cli.datasets import PREPARED
 from ita.data.reading import load_semantic_label
 from tests.datasets import layouts
-from tests.datasets.conftest import PLANS, files, start_all
+from tests.datasets.conftest import SCRIPTS, files, start_all
 from tests.datasets.layouts import BUILDERS
 
 # What is made besides label maps.
@@ -295,4 +296,6 @@ def _check_measures(segment, mask):
 
 
 def test_every_script_is_tested():
-    assert set(BUILDERS) == set(PLANS)
+    scripts = {path.stem.removeprefix("prepare_") for path in SCRIPTS.glob("prepare_*.py")}
+    assert set(BUILDERS) == scripts
+    assert {name.replace("_", "-") for name in scripts} == set(PREPARED)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from detectron2.utils import comm
 
-import ita.meta_arch  # noqa: F401  (registers the model)
 from ita.config import load_config
+from ita.data.registration import register_all
 from ita.engine.launch import errors_in_one_line, launch
 from ita.engine.setup import seed_process
 from ita.engine.trainer import Trainer
@@ -41,6 +41,7 @@ def config(folder):
 
 def run(cfg, args):
     torch.set_num_threads(1)
+    register_all(cfg.DATASETS.CUSTOM)
     seed_process(cfg)
     trainer = Trainer(cfg)
     criterion, clip = trainer.model.criterion, trainer.model.backbone

@@ -7,6 +7,7 @@ from torch import nn
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer, parameter_groups
 from ita.errors import UserError
 from ita.meta_arch import build_model
+from tests.recipe import GROUPS
 
 
 @pytest.fixture
@@ -58,10 +59,13 @@ def test_groups_of_the_model(settings_by_name):
     ],
 )
 def test_every_kind_of_norm(norm):
-    groups = parameter_groups(nn.Sequential(norm), base_lr=1.0, weight_decay=0.1)
+    groups = parameter_groups(nn.Sequential(norm), base_lr=1.0, weight_decay=0.1, **GROUPS)
     assert [group["weight_decay"] for group in groups] == [0.0]
     groups = parameter_groups(
-        nn.Sequential(norm), base_lr=1.0, weight_decay=0.1, weight_decay_norm=None
+        nn.Sequential(norm),
+        base_lr=1.0,
+        weight_decay=0.1,
+        **{**GROUPS, "weight_decay_norm": None},
     )
     assert [group["weight_decay"] for group in groups] == [0.1]
 
@@ -70,7 +74,7 @@ def test_shared_and_frozen_parameters():
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
     second.bias.requires_grad_(False)
-    groups = parameter_groups(nn.Sequential(first, second), base_lr=1.0, weight_decay=0.1)
+    groups = parameter_groups(nn.Sequential(first, second), base_lr=1.0, weight_decay=0.1, **GROUPS)
     assert [group["params"] for group in groups] == [[first.weight, first.bias]]
 
 

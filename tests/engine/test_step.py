@@ -37,8 +37,8 @@ def records(count, **more):
 
 def make_step(optimizer=torch.optim.SGD, lr=1.0, **options):
     model = Regression()
-    options.setdefault("device", CPU)
-    return OptimizerStep(model, optimizer(model.parameters(), lr=lr), **options)
+    defaults = {"device": CPU, "dtype": torch.float32, "max_norm": math.inf, "norm_type": 2.0}
+    return OptimizerStep(model, optimizer(model.parameters(), lr=lr), **{**defaults, **options})
 
 
 def weights(step):

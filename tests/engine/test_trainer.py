@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from ita.classes import CLASS_LISTS
 from ita.data.registration import class_list_for
 from ita.engine.setup import seed_process
 from ita.engine.trainer import Trainer, scale_to_world
 from ita.errors import UserError
+from ita.toy.dataset import CLASS_LISTS as TOY_LISTS
 
 
 def flat(state, prefix=""):
@@ -157,7 +157,7 @@ def renamed(tmp_path):
     """The toy classes under other names, which no training class has."""
     lines = [
         line.replace(": ", ": other ")
-        for line in (CLASS_LISTS / "toy.txt").read_text().splitlines()
+        for line in (TOY_LISTS / "toy.txt").read_text().splitlines()
         if line.strip() and not line.startswith("#")
     ]
     path = tmp_path / "renamed.txt"
@@ -177,14 +177,14 @@ def test_evaluation_during_training(tiny_config, tmp_path, renamed, caplog):
         )
     )
     in_use = []
-    trainer.model.register_forward_hook(
-        lambda model, *_: in_use.append((model.training, model.vocabulary.class_list.name))
+    trainer.model.decoder.register_forward_hook(
+        lambda _, args, __: in_use.append((torch.is_grad_enabled(), args[2].num_classes))
     )
     results = trainer.train()
-    evaluation = [(False, str(renamed))] * 5 + [(False, "toy_seen")] * 6
-    training = (True, "toy_seen")
+    seen, every = len(class_list_for("toy_train")), len(class_list_for("toy_val"))
+    evaluation = [(False, every)] * 5 + [(False, seen)] * 6
+    training = (True, seen)
     assert in_use == [training] * 2 + evaluation + [training] + evaluation
-    assert trainer.model.vocabulary.class_list == class_list_for("toy_train")
 
     infos = {name: result["info"] for name, result in results.items()}
     assert {name: info["images"] for name, info in infos.items()} == {"toy_val": 5, "toy_train": 6}
@@ -220,7 +220,7 @@ def first_losses(cfg):
             module.register_forward_hook(
                 lambda _, inputs, output, name=name: types.update({name: output.dtype})
             )
-    trainer.model.set_vocabulary(trainer.model.train_class_list, ())
+    trainer.model.prepare_training()
     seed_process(cfg)  # the augmentation's too
     return trainer.step([next(iter(trainer.data_loader))]).losses, types
 

@@ -6,7 +6,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "toy" / "ita_tiny_random.yaml"
 OVERRIDES = {
-    "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(CONFIG.parent / "clip" / "open_clip_config.json"),
+    "MODEL.FC_CLIP.CLIP_MODEL_NAME": "ita/toy/clip/open_clip_config.json",
     "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
     "MODEL.ITA.NUM_DOMINANT": 4,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,

@@ -3,9 +3,11 @@ import json
 import torch
 import torch.distributed as dist
 from detectron2.data.samplers import InferenceSampler
+from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 
 from ita.evaluation.evaluators import build_evaluator
+from ita.reports.pictures import PicturesEvaluator
 from ita.reports.tables import write_results
 from tests.evaluation.scenes import NUM_IMAGES, TRAINING, random_prediction, registered
 
@@ -21,9 +23,11 @@ def evaluate_share(folder, output_dir):
             panoptic=True,
             instance=True,
             dominant=True,
-            output_dir=output_dir,
-            pictures=5,
         )
+        seen = tuple(scenes.class_list.seen(TRAINING))
+        folder = output_dir / "pictures"
+        pictures = PicturesEvaluator(scenes.metadata, scenes.class_list, seen, folder, 5)
+        evaluator = DatasetEvaluators([evaluator, pictures])
         evaluator.reset()
         share = list(InferenceSampler(len(scenes.records)))
         for index in share:
@@ -66,7 +70,7 @@ def test_two_processes_give_the_numbers_of_one(scenes_folder, tmp_path):
         for metric, value in one[task].items():
             same = two[task][metric]
             assert same == value or abs(same - value) < 1e-9, metric
-    pictures = [sorted(o.glob("inference/shared_scenes/pictures/*.png")) for o in outputs]
+    pictures = [sorted(o.glob("pictures/*.png")) for o in outputs]
     assert [p.name for p in pictures[0]] == [p.name for p in pictures[1]]
     assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]]
     assert len(pictures[0]) == 5

@@ -11,10 +11,10 @@ from tests.evaluation.scenes import SEEN, TRAINING, perfect_prediction, random_p
 TASKS = ("semantic", "panoptic", "instance", "dominant")
 
 
-def build(scenes, tmp_path, class_list=None, **switches):
+def build(scenes, class_list=None, **switches):
     tasks = {**dict.fromkeys(TASKS, False), **switches}
     class_list = class_list or scenes.class_list
-    return build_evaluator(scenes.name, class_list, TRAINING, output_dir=tmp_path, **tasks)
+    return build_evaluator(scenes.name, class_list, TRAINING, **tasks)
 
 
 def evaluate(evaluator, scenes, predict=random_prediction):
@@ -28,27 +28,26 @@ def evaluate(evaluator, scenes, predict=random_prediction):
     ("switch", "task"),
     list(zip(TASKS, ("sem_seg", "panoptic_seg", "segm", "dominant"), strict=True)),
 )
-def test_only_the_tasks_asked_for(scenes, tmp_path, switch, task):
-    results = evaluate(build(scenes, tmp_path, **{switch: True}), scenes)
+def test_only_the_tasks_asked_for(scenes, switch, task):
+    results = evaluate(build(scenes, **{switch: True}), scenes)
     assert results.keys() == {"info", task}
     assert results["info"] == {
         "class_list": scenes.class_list.name,
         "classes": 6,
         "images": len(scenes.records),
     }
-    assert not list(tmp_path.iterdir())
 
 
-def test_reset_forgets(scenes, tmp_path):
-    evaluator = build(scenes, tmp_path, **dict.fromkeys(TASKS, True))
+def test_reset_forgets(scenes):
+    evaluator = build(scenes, **dict.fromkeys(TASKS, True))
     expected = evaluate(evaluator, scenes)
     assert str(evaluate(evaluator, scenes, perfect_prediction)) != str(expected)
     assert str(evaluate(evaluator, scenes)) == str(expected)
 
 
-def test_what_is_seen_is_said_by_the_training_list(scenes, tmp_path):
+def test_what_is_seen_is_said_by_the_training_list(scenes):
     assert tuple(scenes.class_list.seen(TRAINING)) == SEEN
-    results = evaluate(build(scenes, tmp_path, **dict.fromkeys(TASKS, True)), scenes)
+    results = evaluate(build(scenes, **dict.fromkeys(TASKS, True)), scenes)
     outputs = predictions(scenes)
     for task, metrics in (
         ("sem_seg", semantic),
@@ -59,36 +58,29 @@ def test_what_is_seen_is_said_by_the_training_list(scenes, tmp_path):
         assert str(results[task]) != str(metrics(scenes, outputs, (True,) * 6))
 
 
-def test_pictures_are_written_under_the_data_set(scenes, tmp_path):
-    evaluate(build(scenes, tmp_path, panoptic=True, pictures=2), scenes)
-    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.png"))
-    folder = f"inference/{scenes.name}/pictures"
-    assert names == [f"{folder}/00_scene_100.png", f"{folder}/01_scene_103.png"]
-
-
-def test_results_name_the_list_in_use(scenes, tmp_path):
+def test_results_name_the_list_in_use(scenes):
     replacement = ClassList.from_strings("mine", ["a", "b", "c", "d", "e", "f"])
-    results = evaluate(build(scenes, tmp_path, replacement, semantic=True), scenes)
+    results = evaluate(build(scenes, replacement, semantic=True), scenes)
     assert results["info"]["class_list"] == "mine"
     assert "IoU-5:f" in results["sem_seg"]
 
 
-def test_list_of_another_length_is_an_error(scenes, tmp_path):
+def test_list_of_another_length_is_an_error(scenes):
     with pytest.raises(UserError, match=r"mine has 1 classes, but data set .* has 6"):
-        build(scenes, tmp_path, ClassList.from_strings("mine", ["a"]), semantic=True)
+        build(scenes, ClassList.from_strings("mine", ["a"]), semantic=True)
 
 
 @pytest.mark.parametrize(
     ("key", "task"), [("json_file", "instance AP"), ("panoptic_json", "panoptic quality")]
 )
 @pytest.mark.parametrize("gone", [True, False])
-def test_task_without_truth_is_skipped_and_said_so(scenes, tmp_path, caplog, key, task, gone):
+def test_task_without_truth_is_skipped_and_said_so(scenes, caplog, key, task, gone):
     if gone:
         delattr(scenes.metadata, key)
     else:
         vars(scenes.metadata)[key] = "nowhere.json"
     with caplog.at_level(logging.WARNING):
-        evaluator = build(scenes, tmp_path, semantic=True, panoptic=True, instance=True)
+        evaluator = build(scenes, semantic=True, panoptic=True, instance=True)
     (line,) = caplog.messages
     assert task in line
     assert scenes.name in line

@@ -11,6 +11,7 @@ import torch
 from open_clip.transformer import QuickGELU
 from torch import nn
 
+from ita import files
 from ita.errors import UserError
 from ita.modeling import clip_weights
 from ita.modeling.clip_tokens import ROWS, TABLE, save_clip, token_ids
@@ -82,19 +83,20 @@ def test_the_published_names_come_first_in_a_folder(tmp_path):
     assert find_weights(MODEL, str(tmp_path)).name == "open_clip_model.safetensors"
 
 
-@pytest.mark.parametrize("weights", ["some/folder", "some/folder/open_clip_model.safetensors"])
-def test_relative_paths_are_found_from_anywhere(weights, trained, tmp_path, monkeypatch):
-    """Beside the package, unless the working directory has them."""
-    here, checkout = tmp_path / "here", tmp_path / "checkout"
-    for root in (here, checkout):
+@pytest.mark.parametrize("file", ["", "open_clip_model.safetensors"])
+def test_relative_paths_are_found_from_anywhere(file, trained, tmp_path, monkeypatch):
+    """In the package, unless the working directory has them."""
+    weights = str(Path("ita", "some", "folder", file))
+    here, package = tmp_path / "here", tmp_path / "site-packages" / "ita"
+    for root in (here / "ita", package):
         (root / "some" / "folder").mkdir(parents=True)
-    published = checkout / "some" / "folder" / "open_clip_model.safetensors"
+    published = package / "some" / "folder" / "open_clip_model.safetensors"
     safetensors.torch.save_file(trained, published)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (Path(), checkout))
+    monkeypatch.setattr(files, "PACKAGE", package)
     assert same(build_clip(str(TINY_CLIP), weights).clip, trained)
     monkeypatch.chdir(here)
-    own = here / "some" / "folder" / "open_clip_model.safetensors"
+    own = here / "ita" / "some" / "folder" / "open_clip_model.safetensors"
     own.touch()
     assert find_weights(MODEL, weights).resolve() == own
 
@@ -103,7 +105,7 @@ def test_relative_paths_are_found_from_anywhere(weights, trained, tmp_path, monk
 def test_folders_without_a_clear_choice(names, tmp_path):
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"open_clip_model.*CLIP_PRETRAINED_WEIGHTS") as caught:
+    with pytest.raises(UserError, match=r"open_clip_model.*give the path") as caught:
         find_weights(MODEL, str(tmp_path))
     assert all(name in str(caught.value) for name in names if not name.endswith(".txt"))
 
@@ -183,7 +185,7 @@ def test_processes_download_in_turn(rank, local_rank, at_hand, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("model", "weights", "said"),
     [
-        ("convnext_larg", RANDOM, "'convnext_larg'.*MODEL.FC_CLIP.CLIP_MODEL_NAME"),
+        ("convnext_larg", RANDOM, "'convnext_larg'.*convnext_large_d_320"),
         ("RN50", "openia", "'openia'.*RN50.*openai, yfcc15m"),
         ("RN50", "no/such/file.pt", "no/such/file.pt"),
         ("no/such/config.json", RANDOM, "config not found: no/such/config.json"),
@@ -353,7 +355,7 @@ def test_a_folder_that_cannot_be_written(few_words, known_rows, tmp_path):
     clip, path = few_words
     before = path.read_bytes()
     with pytest.raises(UserError, match="cannot write"):
-        save_clip(clip.clip, tmp_path / "missing" / path.name, known_rows)
+        save_clip(clip.clip, path / "no folder" / path.name, known_rows)
     assert path.read_bytes() == before
 
 

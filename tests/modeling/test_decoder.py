@@ -25,7 +25,9 @@ def make_decoder(**options):
     torch.manual_seed(0)
     defaults = {"in_dim": 24, "mask_dim": 12, "text_dim": TEXT, "hidden_dim": 16}
     defaults |= {"num_queries": 5, "num_dominant": 3, "num_layers": 4, "num_heads": 4}
-    return Decoder(**{**defaults, "ffn_dim": 20, **options})
+    return Decoder(
+        **{**defaults, "ffn_dim": 20, "self_attention": False, "num_levels": 3, **options}
+    )
 
 
 def make_inputs(batch=2, in_dim=24, mask_dim=12, height=8, width=12):

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from ita.errors import UserError
 from ita.modeling.dominant import (
-    Candidates,
     DominantCategories,
     load_name_table,
     valid_fraction,
 )
+from ita.modeling.vocabulary import Candidates
 
 WIDTH = 6
 
@@ -147,5 +147,5 @@ def test_unusable_name_tables(kind, suffix, tmp_path, capsys):
         load_name_table(path, WIDTH)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert ("not found" in str(caught.value)) is (kind == "missing")
+    assert ("does not exist" in str(caught.value)) is (kind == "missing")
     assert not capsys.readouterr().out

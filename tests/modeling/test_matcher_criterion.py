@@ -18,6 +18,7 @@ from ita.modeling.matcher import (
     sample_at,
     uniform_points,
 )
+from tests.recipe import CRITERION, MATCHER
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 CLASSES = 3
@@ -59,9 +60,13 @@ def make_target(count, seed=0):
 
 def make_criterion(points=None, **options):
     source = FixedPoints(make_points(20)) if points is None else points
-    matcher = HungarianMatcher(num_points=20, point_source=source)
+    matcher = make_matcher(num_points=20, point_source=source)
     options = {"num_points": 20, "importance_ratio": 0.0, **options}
-    return SetCriterion(matcher, WEIGHTS, point_source=source, **options)
+    return SetCriterion(matcher, WEIGHTS, point_source=source, **{**CRITERION, **options})
+
+
+def make_matcher(**options):
+    return HungarianMatcher(**{**MATCHER, **options})
 
 
 def bilinear(image, x, y):
@@ -120,7 +125,7 @@ def pair_cost(prediction, image, query, target, index, points):
 @pytest.mark.parametrize("targets", [0, 1, 3, 4])
 def test_the_cheapest_of_all_assignments(queries, targets):
     points = make_points(20)
-    matcher = HungarianMatcher(num_points=20, point_source=FixedPoints(points))
+    matcher = make_matcher(num_points=20, point_source=FixedPoints(points))
     for seed in range(3):
         (prediction,) = make_predictions(queries=queries, seed=seed)
         target = make_target(targets, seed)
@@ -143,7 +148,7 @@ def test_the_cheapest_of_all_assignments(queries, targets):
 
 def test_each_prediction_and_image_is_matched_on_points_of_its_own():
     points = FixedPoints(make_points(20))
-    matcher = HungarianMatcher(num_points=20, point_source=points)
+    matcher = make_matcher(num_points=20, point_source=points)
     predictions = make_predictions(count=3, images=2)
     targets = [make_target(2, 1), make_target(3, 2)]
     matches = matcher(predictions, targets)
@@ -160,7 +165,7 @@ def test_the_queries_of_dominant_categories_may_have_the_first_say():
     """Two of five queries are dominant categories; the third class has none."""
     points = make_points(20)
     options = {"num_points": 20, "point_source": FixedPoints(points)}
-    plain, preferring = HungarianMatcher(**options), HungarianMatcher(dominant_weight=50, **options)
+    plain, preferring = make_matcher(**options), make_matcher(dominant_weight=50, **options)
     predictions = make_predictions(count=2, images=2, queries=5)
     targets = [
         Target(torch.tensor(labels), make_target(3, seed).masks)
@@ -333,7 +338,7 @@ def test_matching_of_queries_that_differ_by_little_is_in_float32(seed):
     torch.manual_seed(seed)
     base = 3 * torch.randn(1, 1, 6, 8)
     prediction = Prediction(torch.zeros(1, 8, CLASSES + 1), base + 0.01 * torch.randn(1, 8, 6, 8))
-    matcher = HungarianMatcher(num_points=200, point_source=FixedPoints(make_points(200)))
+    matcher = make_matcher(num_points=200, point_source=FixedPoints(make_points(200)))
     expected = matcher([prediction], [make_target(4)])[0][0]
     with torch.autocast("cpu", torch.bfloat16):
         ours = matcher([prediction], [make_target(4)])[0][0]
@@ -345,9 +350,9 @@ def test_sums_in_float16_do_not_overflow():
     """Over 12544 points of probability 1 and logits of 60000."""
     masks = torch.full((1, 2, 6, 8), 6e4, dtype=torch.float16)
     prediction = Prediction(torch.zeros(1, 2, CLASSES + 1, dtype=torch.float16), masks)
-    matcher = HungarianMatcher()
+    matcher = make_matcher()
     target = Target(torch.tensor([0]), torch.zeros(1, 24, 32))
-    losses = SetCriterion(matcher, WEIGHTS)([prediction], [target])
+    losses = SetCriterion(matcher, WEIGHTS, **CRITERION)([prediction], [target])
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_mask"].item() > 5 * 4e4
 

@@ -30,7 +30,8 @@ def make_pyramid(height=64, width=96, batch=2, seed=0):
 
 def make_decoder(**options):
     torch.manual_seed(0)
-    return PixelDecoder(CHANNELS, **{"hidden_dim": 64, "mask_dim": 20, "num_layers": 2, **options})
+    sizes = {"hidden_dim": 64, "mask_dim": 20, "num_layers": 2, "num_heads": 8, "num_points": 4}
+    return PixelDecoder(CHANNELS, **{**sizes, **options})
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(1, 1, 4), (3, 5, 8), (7, 2, 20)])

@@ -2,15 +2,15 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks
 
-from ita.modeling import inference
+from ita.modeling import postprocess
 from ita.modeling.postprocess import (
-    InferenceOptions,
     geometric_ensemble,
     instances,
     mask_boxes,
@@ -19,6 +19,7 @@ from ita.modeling.postprocess import (
     segment_image,
     semantic_scores,
 )
+from tests.recipe import INFERENCE
 
 SEEN = torch.tensor([True, False, True])
 
@@ -244,7 +245,7 @@ SIZES = {"valid_size": (6, 9), "output_size": (13, 17)}
 
 
 def segment(scores, masks, **options):
-    return segment_image(scores, masks, {0, 2}, InferenceOptions(**options), **SIZES)
+    return segment_image(scores, masks, {0, 2}, replace(INFERENCE, **options), **SIZES)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_what_does_not_fit_the_gpu_is_tried_again(options, monkeypatch):
     expected, tried = segment(scores, masks, **options), []
 
     def fail_first(name):
-        step = getattr(inference, name)
+        step = getattr(postprocess, name)
 
         def run(*args, **kwargs):
             tried.append(name)
@@ -291,7 +292,7 @@ def test_what_does_not_fit_the_gpu_is_tried_again(options, monkeypatch):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
             return step(*args, **kwargs)
 
-        monkeypatch.setattr(inference, name, functools.wraps(step)(run))
+        monkeypatch.setattr(postprocess, name, functools.wraps(step)(run))
 
     steps = {"resize_to_output", "semantic_scores"}
     steps |= {"panoptic_segments", "instances"} if options else set()

@@ -9,7 +9,7 @@ from ita.reports.pictures import (
     PicturesEvaluator,
     draw_picture,
     legend_entries,
-    save_picture,
+    write_picture,
 )
 from tests.evaluation.helpers import predictions
 from tests.evaluation.scenes import SEEN, perfect_prediction, random_prediction
@@ -168,7 +168,8 @@ def test_legend_of_a_narrow_image_is_not_cut_off(scenes, tmp_path):
 def test_saved_png_is_the_picture(scenes, tmp_path):
     path = tmp_path / "new/picture.png"
     record = scenes.records[0]
-    picture = save_picture(record, perfect_prediction(record), scenes.metadata, path)
+    picture = draw_picture(record, perfect_prediction(record), scenes.metadata)
+    write_picture(picture, path)
     assert picture.dtype == np.uint8
     assert (np.array(Image.open(path)) == picture).all()
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]

@@ -7,9 +7,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from ita.cli import main
 from tests.data import mini_sets
 from tests.data.mini import random_image
-from tools.check_datasets import main
 
 
 @pytest.fixture
@@ -19,12 +19,11 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def check(root, monkeypatch, capsys):
-    """Runs the command; the exit code and what it printed."""
+def check(root, capsys):
+    """Runs ``ita datasets check``; the exit code and what it printed."""
 
     def run(*words):
-        monkeypatch.setattr("sys.argv", ["check_datasets.py", *words])
-        code = main()
+        code = main(["datasets", "check", *words])
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

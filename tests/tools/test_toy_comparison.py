@@ -1,4 +1,4 @@
-"""The benchmark: its runs with a stand-in for train_net.py, its statistics and its report."""
+"""The comparison: its runs with a stand-in for ``ita train``, its statistics and its report."""
 
 import json
 import os
@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from toy_comparison import main
 
-from comparison.comparison import (
+from comparison.command import main
+from comparison.plot import draw_plot
+from comparison.report import Report
+from comparison.runs import Setup, training_of
+from comparison.schedule import alone_in
+from comparison.summary import (
     DIFFERENCES,
     QUALITY,
     Comparison,
     Summary,
     format_table,
 )
-from comparison.plot import draw_plot
-from comparison.report import Report
-from comparison.runs import Setup, training_of
-from comparison.schedule import alone_in
 from comparison.variants import BASE, MODELS, ablation, main_variants
 from ita.errors import UserError
 from ita.toy.dataset import make_toy_dataset
@@ -214,7 +214,7 @@ def test_weights_out_of_range_are_refused(words, command, capsys):
 
 def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeypatch):
     small = partial(make_toy_dataset, val=1, test=1, size=32)
-    monkeypatch.setattr("toy_comparison.make_toy_dataset", small)
+    monkeypatch.setattr("comparison.command.make_toy_dataset", small)
     assert main([*words, "--train-scenes", "2"], command) == 0
     assert main([*words, "--train-scenes", "3"], command) == 1
     folder = output / "datasets" / "toy"
@@ -268,21 +268,25 @@ def test_a_report_of_what_is_finished(output, words, command, capsys, tmp_path):
     assert not (output / "ita" / "seed1").exists()
     markdown = (tmp_path / "docs" / "variants_val.md").read_text()
     assert "--report-only" not in markdown
-    assert "tools/toy_benchmark.py --config-file" in markdown
+    assert "tools/toy_comparison.py --config-file" in markdown
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 def test_stopping_ends_the_runs_and_the_same_command_goes_on(output, words, command, number):
-    code = "import sys; from toy_comparison import main; sys.exit(main({!r}, {!r}))"
+    code = "import sys; from comparison.command import main; sys.exit(main({!r}, {!r}))"
     # A shell without job control starts background processes deaf to SIGINT.
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        benchmark = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", code.format(words, command)],
             cwd=REPOSITORY,
-            env={**os.environ, "STAND_IN_SECONDS": "600"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(REPOSITORY / "tools"),
+                "STAND_IN_SECONDS": "600",
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -292,16 +296,16 @@ def test_stopping_ends_the_runs_and_the_same_command_goes_on(output, words, comm
     for _ in range(2400):
         if all(file.exists() and file.read_text() for file in files):
             break
-        assert benchmark.poll() is None, benchmark.stderr.read()
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     else:
-        benchmark.kill()
+        process.kill()
         pytest.fail("no run was started")
-    with pytest.raises(UserError, match="another benchmark"), alone_in(output):
+    with pytest.raises(UserError, match="another comparison"), alone_in(output):
         pass
-    benchmark.send_signal(number)
-    _, error = benchmark.communicate(timeout=60)
-    assert benchmark.returncode == 130
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "the same command goes on" in error
     for file in files:
         with pytest.raises(ProcessLookupError):
@@ -397,14 +401,14 @@ def test_report(comparison, tmp_path):
         comparison=comparison,
         split="val",
         datasets=("toy_val",),
-        command=["python", "tools/toy_benchmark.py", "--output", "a b"],
+        command=["python", "tools/toy_comparison.py", "--output", "a b"],
         facts={"commit": "abc"},
         runs=[{"variant": "ita", "seed": 0}],
     )
     path = report.write(tmp_path, "name")
     text = path.read_text()
     assert "](name.png)" in text
-    assert "python tools/toy_benchmark.py --output 'a b'" in text
+    assert "python tools/toy_comparison.py --output 'a b'" in text
     assert "- commit: abc" in text
     assert "+10.0 ± 2.8" in text
     assert "Where it comes from" not in text  # nothing of it was measured

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from ita.cli import main
 from ita.data.mapper import TrainingMapper
 from ita.data.reading import load_semantic_label
 from ita.errors import UserError
@@ -24,7 +25,6 @@ from ita.toy.names import (
     THINGS,
     VAL_UNSEEN,
 )
-from tools.make_toy_dataset import main
 
 SMALL = {"seed": 1, "train": 12, "val": 10, "test": 8, "size": 96}
 COUNTS = {"train": 12, "val": 10, "test_seen": 8, "test_unseen": 8, "test_all": 8}
@@ -229,8 +229,8 @@ def test_command(tmp_path):
     }  # fmt: skip
 
 
-def test_command_refuses_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["make_toy_dataset.py", str(tmp_path / "toy"), "--train", "0"])
-    assert main() == 1
-    assert capsys.readouterr().err.startswith("train 0, val 200, test 200")
+def test_command_refuses_in_one_line(tmp_path, capsys):
+    assert main(["toy", "make", str(tmp_path / "toy"), "--train", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: train 0, val 200, test 200")
     assert not (tmp_path / "toy").exists()

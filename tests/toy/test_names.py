@@ -4,6 +4,7 @@ import pytest
 
 from ita.classes import parse_class_list, read_class_list
 from ita.toy.captions import SUBJECTS
+from ita.toy.dataset import CLASS_LISTS
 from ita.toy.names import (
     DISTRACTOR_STUFF,
     DISTRACTOR_THINGS,
@@ -35,7 +36,7 @@ LISTS = {
 
 @pytest.mark.parametrize("name", LISTS)
 def test_class_lists_agree_with_the_names(name):
-    assert parse_class_list(name) == LISTS[name]
+    assert parse_class_list(CLASS_LISTS / f"{name}.txt") == LISTS[name]
 
 
 def test_classes_are_seen_or_kept_for_validation_or_for_tests():
@@ -53,7 +54,7 @@ def test_every_word_occurs_in_every_part(part):
 
 
 def test_synonyms_are_one_for_each_class_in_words_that_training_does_not_use():
-    synonyms = read_class_list("toy_synonyms").names
+    synonyms = read_class_list(CLASS_LISTS / "toy_synonyms.txt").names
     assert len(set(synonyms)) == len(synonyms) == len(THINGS + STUFF)
     assert words(synonyms).isdisjoint(words(SEEN_THINGS + STUFF))
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ita.cli import main
 from ita.modeling.clip_weights import build_clip
-from ita.modeling.vocabulary import TextFeatures
+from ita.modeling.vocabulary import TextEncoder
 from ita.toy.clip_training.card import CARD, TRAINING, WEIGHTS, read_training, sha256_of
 from ita.toy.clip_training.measuring import (
     GROUPS,
@@ -25,7 +26,6 @@ from ita.toy.clip_training.training import agreement, cell_weights, contrastive_
 from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, synonym
 from ita.toy.scenes import Scene, Segment
 from tests.conftest import TINY_CLIP, TOY_CLIP
-from tools.train_toy_clip import main
 
 SHORT = ["--seed", "3", "--steps", "2", "--small-steps", "1"]
 SHORT += ["--portraits", "1", "--scenes", "40", "--views-per-batch", "8"]
@@ -33,12 +33,17 @@ SHORT += ["--scenes-per-batch", "4"]
 MEASURE = ["--views", "1", "--held-out-scenes", "2"]
 
 
+def train_clip(*words: str) -> int:
+    """Run ``ita toy train-clip``; the exit code."""
+    return main(["toy", "train-clip", *words])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with weights after a few steps, and their card."""
     folder = tmp_path_factory.mktemp("clip")
     shutil.copy(TINY_CLIP, folder)
-    assert main([*SHORT, *MEASURE, "--workers", "0", "--output", str(folder)]) == 0
+    assert train_clip(*SHORT, *MEASURE, "--workers", "0", "--output", str(folder)) == 0
     return folder
 
 
@@ -61,11 +66,11 @@ def test_a_short_training_writes_weights_and_card(trained):
 def test_the_same_seed_gives_the_same_bytes(trained, tmp_path, capsys):
     """Also where another process draws the views."""
     shutil.copy(TINY_CLIP, tmp_path)
-    assert main([*SHORT, *MEASURE, "--workers", "1", "--output", str(tmp_path)]) == 0
+    assert train_clip(*SHORT, *MEASURE, "--workers", "1", "--output", str(tmp_path)) == 0
     assert (tmp_path / WEIGHTS).read_bytes() == (trained / WEIGHTS).read_bytes()
     printed = capsys.readouterr().out
     (tmp_path / CARD).unlink()
-    assert main([*MEASURE, "--measure-only", "--output", str(tmp_path)]) == 0
+    assert train_clip(*MEASURE, "--measure-only", "--output", str(tmp_path)) == 0
     assert capsys.readouterr().out == printed
     assert all(line in (tmp_path / CARD).read_text() for line in printed.splitlines())
 
@@ -74,32 +79,43 @@ def test_the_card_is_not_written_of_other_weights(trained, tmp_path, capsys):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     training = json.loads((tmp_path / TRAINING).read_text())
     (tmp_path / TRAINING).write_text(json.dumps(training | {"sha256": "0"}))
-    assert main(["--measure-only", "--output", str(tmp_path)]) == 1
+    assert train_clip("--measure-only", "--output", str(tmp_path)) == 1
     assert "other weights" in capsys.readouterr().err
     (tmp_path / TRAINING).write_text("{}")
-    assert main(["--measure-only", "--output", str(tmp_path)]) == 1
+    assert train_clip("--measure-only", "--output", str(tmp_path)) == 1
     assert str(tmp_path / TRAINING) in capsys.readouterr().err
 
 
 def test_a_folder_without_a_config(tmp_path, capsys):
-    assert main(["--output", str(tmp_path)]) == 1
+    assert train_clip("--output", str(tmp_path)) == 1
     assert "open_clip_config.json" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "told"),
     [
-        ["--seed", "-1"],
-        ["--steps", "0"],
-        ["--small-steps", "-1"],
-        ["--views-per-batch", "500"],
-        ["--scenes", "4", "--scenes-per-batch", "5"],
+        (["--seed", "-1"], "--seed is at least 0"),
+        (["--small-steps", "-1"], "--small-steps is at least 0"),
+        (["--views-per-batch", "500"], "--views-per-batch at most 128"),
+        (["--scenes", "4", "--scenes-per-batch", "5"], "--scenes-per-batch is at most --scenes"),
     ],
 )
-def test_impossible_arguments(words):
-    with pytest.raises(SystemExit):
-        main(words)
+def test_impossible_recipes(words, told, tmp_path, capsys):
+    shutil.copy(TINY_CLIP, tmp_path)
+    assert train_clip(*words, "--output", str(tmp_path)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert told in line
+    assert [path.name for path in tmp_path.iterdir()] == [TINY_CLIP.name]
+
+
+@pytest.mark.parametrize("option", ["--steps", "--portraits", "--views", "--held-out-scenes"])
+def test_numbers_that_are_too_small(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_clip(option, "0", "--output", str(tmp_path))
+    assert stop.value.code == 2
+    assert f"argument {option}: 0 is less than 1" in capsys.readouterr().err
 
 
 def test_the_weights_of_a_window_are_the_parts_of_cells_in_it():
@@ -225,7 +241,7 @@ def test_the_weights_that_ship_know_the_world():
     assert read_training(TOY_CLIP).sha256 in (TOY_CLIP / CARD).read_text()
     assert (TOY_CLIP / WEIGHTS).stat().st_size <= 16e6
     clip = build_clip("ita/toy/clip/open_clip_config.json", "ita/toy/clip")
-    text = TextFeatures(clip)
+    text = TextEncoder(clip)
     accuracy = zero_shot(text, *held_out_views(clip, 4))
     assert min(accuracy["86 names"].values()) >= 90
     for names, percent in accuracy.items():

@@ -19,7 +19,7 @@ import numpy as np
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table, look_up
 from ita.data.preparing.outputs import write_file
-from ita.data.preparing.panoptic import (
+from ita.data.preparing.panoptic_files import (
     Described,
     describe_instance,
     describe_segments,

@@ -95,7 +95,7 @@ class LabelJob:
         return (*self.outputs, *link)
 
     def make(self, unfinished: Collection[Path]) -> None:
-        if self.image and self.image_link in unfinished:
+        if self.image and self.image_link and self.image_link in unfinished:
             link_file(self.image, self.image_link)
         outputs = [path for path in self.outputs if path in unfinished]
         if not outputs:

@@ -50,5 +50,5 @@ def prepare(
             for step in planned.steps:
                 yield from run_step(step, workers, dry_run=dry_run)
             yield from planned.notes
-    for split, error in missing:
-        yield f"{split}: skipped, {error}"
+    for split, reason in missing:
+        yield f"{split}: skipped, {reason}"

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ita.modeling.clip import FrozenCLIP
-from ita.modeling.vocabulary import TextFeatures
+from ita.modeling.vocabulary import TextEncoder
 from ita.toy.captions import SCENE_SIZE, SUBJECTS, CaptionedViews
 from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, synonym
 from ita.toy.scenes import Scene, draw_scene
@@ -69,7 +69,7 @@ class Measured:
 
 def measure(clip: FrozenCLIP, views: int, scenes: int) -> Measured:
     """Measure on this many held-out views of each class and held-out whole scenes."""
-    text = TextFeatures(clip)
+    text = TextEncoder(clip)
     accuracy: Table = {group: {} for group in GROUPS}
     for vocabulary, column in zero_shot(text, *held_out_views(clip, views)).items():
         for group, percent in column.items():
@@ -113,7 +113,7 @@ def held_out_views(clip: FrozenCLIP, views: int) -> tuple[list[Image.Image], lis
 
 
 def zero_shot(
-    text: TextFeatures, images: Sequence[Image.Image], subjects: Sequence[str]
+    text: TextEncoder, images: Sequence[Image.Image], subjects: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Accuracy of views, by CLIP's own image encoder, for each vocabulary and group."""
     pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
@@ -152,7 +152,7 @@ class MeasuredScenes:
     rank: np.ndarray
 
 
-def measure_scenes(text: TextFeatures, scenes: Iterable[Scene]) -> MeasuredScenes:
+def measure_scenes(text: TextEncoder, scenes: Iterable[Scene]) -> MeasuredScenes:
     """Recognize regions by true masks over the dense feature, and classes by the whole image."""
     weight = text.encode(WORLD)
     classes, recognized, without_cell, present, rank = [], [], [], [], []
@@ -188,7 +188,8 @@ def _enlarged(scene: Scene, clip: FrozenCLIP) -> Tensor:
 def _cell_logits(masks: Sequence[np.ndarray], dense: Tensor) -> Tensor:
     """Masks [S, H, W] as a perfect model's logits, resized as it does: [1, S, h, w]."""
     logits = torch.from_numpy(np.stack(masks)).float()[None].to(dense.device) * 2 - 1
-    logits = F.adaptive_avg_pool2d(logits, [ENLARGED * n // MASK_STRIDE for n in logits.shape[-2:]])
+    height, width = (ENLARGED * n // MASK_STRIDE for n in logits.shape[-2:])
+    logits = F.adaptive_avg_pool2d(logits, (height, width))
     return F.interpolate(logits, size=dense.shape[-2:], mode="bilinear", align_corners=False)
 
 

@@ -86,8 +86,12 @@ class _Tensors:
     shown: Tensor
 
     def to(self, device: str) -> "_Tensors":
-        values = (getattr(self, field.name) for field in fields(self))
-        return _Tensors(*(None if v is None else v.to(device) for v in values))
+        moved = {
+            field.name: tensor.to(device)
+            for field in fields(self)
+            if (tensor := getattr(self, field.name)) is not None
+        }
+        return replace(self, **moved)
 
 
 def train_clip(
@@ -256,7 +260,7 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
     image = clip.encode_image(normalized(batch.views))
     if batch.scenes is not None:
         tower = ConvNeXtTower(clip.visual)
-        dense = tower.stages(tower.stem(normalized(batch.scenes)))[DENSE]
+        dense = tower.features(normalized(batch.scenes))[DENSE]
         windows = tower.embed_area(dense[batch.scene_of], batch.windows)
         image = torch.cat([image, windows])
     text = encode_tokens(clip, batch.tokens)

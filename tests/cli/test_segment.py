@@ -1,0 +1,92 @@
+"""``ita segment`` as people run it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ita.cli import main
+from ita.reports.label_maps import encode_label_png
+from ita.toy.names import SEEN_THINGS, STUFF
+from ita.toy.scenes import draw_scene
+
+
+@pytest.fixture
+def image(tmp_path):
+    scene = draw_scene(np.random.default_rng(3), 96, 120, SEEN_THINGS, STUFF)
+    path = tmp_path / "scene.jpg"
+    Image.fromarray(scene.image).save(path)
+    return path
+
+
+def test_label_map_and_overlay_are_written(image, tmp_path, capsys):
+    output = tmp_path / "new" / "folder"
+    classes = "red circle; blue star, azure pentagram; grass; water"
+    assert main(["segment", str(image), "--classes", classes, "--output", str(output)]) == 0
+    assert sorted(p.name for p in output.iterdir()) == ["scene.png", "scene_overlay.png"]
+    with Image.open(output / "scene.png") as labels:
+        assert (labels.mode, labels.size) == ("P", (120, 96))
+        assert set(np.unique(np.asarray(labels))) <= {0, 1, 2, 3}
+    with Image.open(output / "scene_overlay.png") as overlay:
+        assert overlay.mode == "RGB"
+    printed = capsys.readouterr()
+    assert str(output / "scene.png") in printed.out
+    assert "toy model, which knows drawn shapes only" in printed.err
+
+
+def test_a_class_list_file(image, tmp_path):
+    (tmp_path / "mine.txt").write_text("7: red circle\n3: grass, lawn\n")
+    arguments = ["--classes", str(tmp_path / "mine.txt"), "--output", str(tmp_path / "out")]
+    assert main(["segment", str(image), *arguments]) == 0
+    labels = np.asarray(Image.open(tmp_path / "out" / "scene.png"))
+    assert set(np.unique(labels)) <= {0, 1}
+
+
+def test_a_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not an image")
+    output = tmp_path / "out"
+    words = ["segment", str(broken), str(image), "--classes", "grass", "--output", str(output)]
+    assert main(words) == 1
+    assert (output / "scene.png").is_file()
+    assert not (output / "broken.png").exists()
+    errors = capsys.readouterr().err.splitlines()
+    assert any("broken.jpg" in line for line in errors)
+    assert errors[-1] == "1 of 2 images could not be read"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--classes", " ; "], "is empty"),
+        (["--classes", "cat, ; dog"], "has an empty name"),
+        (["--classes", "no_such_file.txt"], "no_such_file.txt"),
+        (["--classes", "cat", "--weights", "model.pth"], "--config-file"),
+        (["--classes", "cat", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, image, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main(["segment", str(image), *arguments, "--output", str(output)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not output.exists()
+
+
+def test_images_of_one_name_are_refused(image, tmp_path, capsys):
+    words = ["segment", str(image), "other/scene.png", "--classes", "cat", "--output", "out"]
+    assert main(words) == 1
+    assert "would write the same files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("classes", "mode"), [(1, "P"), (256, "P"), (257, "I;16"), (10000, "I;16")]
+)
+def test_label_pngs_hold_the_class_indices(classes, mode, tmp_path):
+    labels = np.random.default_rng(0).integers(0, classes, (7, 5))
+    path = tmp_path / "labels.png"
+    path.write_bytes(encode_label_png(labels, classes))
+    with Image.open(path) as image:
+        assert image.mode == mode
+        assert (np.asarray(image) == labels).all()
