@@ -76,16 +76,22 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def json(self) -> dict[str, Any]:
-        """Every run's numbers and their summary."""
+        """The tables' numbers: of every run, and summarized."""
         comparison = self.comparison
+        columns = (*QUALITY, *REASONS, *set_columns(self.datasets))
+        keys = {column.key.format(main=comparison.main) for column in columns}
         summary = {
             variant: {
                 column.key.format(main=comparison.main): _plain(comparison, variant, column)
-                for column in (*QUALITY, *REASONS, *set_columns(self.datasets))
+                for column in columns
                 if comparison.values(variant, column.key)
             }
             for variant in comparison.titles
         }
+        runs = [
+            {key: _rounded(value) for key, value in run.items() if "/" not in key or key in keys}
+            for run in self.runs
+        ]
         return {
             "title": self.title,
             "command": shlex.join(self.command),
@@ -93,7 +99,7 @@ class Report:
             "reference": comparison.reference,
             "facts": self.facts,
             "summary": summary,
-            "runs": self.runs,
+            "runs": runs,
         }
 
     def write(self, folder: Path, stem: str) -> Path:
@@ -106,8 +112,7 @@ class Report:
             UserError: they cannot be written.
         """
         write_atomically(folder / f"{stem}.png", draw_plot(self.comparison))
-        content = json.dumps(self.json(), indent=2, ensure_ascii=False)
-        write_atomically(folder / f"{stem}.json", f"{content}\n".encode())
+        write_atomically(folder / f"{stem}.json", compact_json(self.json()).encode())
         path = folder / f"{stem}.md"
         write_atomically(path, self.markdown(f"{stem}.png").encode())
         return path
@@ -124,6 +129,29 @@ Hit rate: how many of an image's classes are among its dominant categories. Segm
 queries: how many of the segments predicted come from those queries, and how many of these are of
 the class that the query stands for. Mask PQ: panoptic quality whatever the class. Object class
 accuracy: of the objects found, how many have the right class."""
+
+
+def compact_json(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry, and for each item of an entry that is a list or dict."""
+    entries = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            items = [f"{_line(name)}: {_line(item)}" for name, item in value.items()]
+            text = "{\n" + ",\n".join(items) + "\n}"
+        elif isinstance(value, list):
+            text = "[\n" + ",\n".join(map(_line, value)) + "\n]"
+        else:
+            text = _line(value)
+        entries.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _plain(comparison: Comparison, variant: str, column: Column) -> dict[str, Any]:
