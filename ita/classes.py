@@ -146,7 +146,9 @@ def choose_classes(text: str) -> ClassList:
     Raises:
         UserError: no class, a class without a name, or a class list file with an error.
     """
-    if find_class_list(text).is_file() or Path(text).suffix == LIST_SUFFIX:
+    # Looking for a file named by hundreds of classes would be an error.
+    is_path = ";" not in text and "," not in text
+    if is_path and (find_class_list(text).is_file() or Path(text).suffix == LIST_SUFFIX):
         return read_class_list(text)
     classes = [part for part in text.split(";") if part.strip()]
     return ClassList.from_strings("given classes", classes)

@@ -34,7 +34,7 @@ def test_two_threads_segment_two_vocabularies_with_one_model(model):
     segmenters = [segmenter_of(model, c, alpha=a) for c, a in ((ANIMALS, 0.1), (PLACES, 0.9))]
     expected = [[s([record])[0]["sem_seg"] for record in records] for s in segmenters]
     # Both threads wait for each other inside every forward pass, before the classes are used.
-    meeting = threading.Barrier(2, timeout=60)
+    meeting = threading.Barrier(2, timeout=20)
 
     def meet(*_):
         meeting.wait()

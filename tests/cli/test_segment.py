@@ -6,7 +6,7 @@ from PIL import Image
 
 from ita.cli import main
 from ita.reports.label_maps import encode_label_png
-from ita.toy.names import SEEN_THINGS, STUFF
+from ita.toy.names import SEEN_THINGS, STUFF, THINGS
 from ita.toy.scenes import draw_scene
 
 
@@ -31,6 +31,12 @@ def test_label_map_and_overlay_are_written(image, tmp_path, capsys):
     printed = capsys.readouterr()
     assert str(output / "scene.png") in printed.out
     assert "toy model, which knows drawn shapes only" in printed.err
+
+
+def test_hundreds_of_classes_on_the_command_line(image, tmp_path):
+    classes = "; ".join(f"{name}, a {name}" for name in (*THINGS, *STUFF))
+    words = ["segment", str(image), "--classes", classes, "--output", str(tmp_path / "out")]
+    assert main(words) == 0
 
 
 def test_a_class_list_file(image, tmp_path):

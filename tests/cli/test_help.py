@@ -1,0 +1,163 @@
+"""``--help`` of every subcommand: at once, and with what one needs to know."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ita.cli import SUBCOMMANDS, main
+from ita.cli.datasets import PREPARED
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    "",
+    "segment",
+    "train",
+    "evaluate",
+    "datasets",
+    "datasets check",
+    "datasets prepare",
+    *(f"datasets prepare {name}" for name in PREPARED),
+    "toy",
+    "toy demo",
+    "toy make",
+    "toy train-clip",
+    "toy train-model",
+    "install-detectron2",
+]
+# Data set -> what is read, what is written.
+FILES = {
+    "ade20k": (
+        ["ADEChallengeData2016/", "annotations_instance"],
+        ["annotations_detectron2/", "ade20k_panoptic_{train,val}", "ade20k_instance_{train,val}"],
+    ),
+    "ade20k-full": (
+        ["ADE20K_2021_17_01/images/ADE/", "index_ade20k.pkl"],
+        ["images_detectron2/", "annotations_detectron2/"],
+    ),
+    "cityscapes": (
+        ["cityscapes/leftImg8bit/", "{labelIds,instanceIds}.png"],
+        ["labelTrainIds.png", "cityscapes_panoptic_{train,val}", "cityscapes_instance_"],
+    ),
+    "coco-semantic": (
+        ["coco/annotations/panoptic_{train,val}2017.json", "coco/panoptic_{train,val}2017/"],
+        ["coco/panoptic_semseg_{train,val}2017/"],
+    ),
+    "mapillary": (["mapillary_vistas/", "v1.2/"], ["links to v1.2/", "labels/*.png"]),
+    "pascal-context": (
+        ["VOCdevkit/VOC2010/", "trainval_merged.json"],
+        ["pascal_ctx_d2/images/", "annotations_ctx59/", "annotations_ctx459/"],
+    ),
+    "pascal-voc": (
+        ["VOCdevkit/VOC2012/", "SegmentationClass"],
+        ["pascal_voc_d2/images/", "annotations_pascal21/", "annotations_pascal20/"],
+    ),
+}
+# Script -> what of ``ita`` it is.
+SCRIPTS = {
+    "train_net.py": "train",
+    "tools/check_datasets.py": "datasets check",
+    "tools/demo.py": "toy demo",
+    "tools/install_detectron2.py": "install-detectron2",
+    "tools/make_toy_dataset.py": "toy make",
+    "tools/train_toy_clip.py": "toy train-clip",
+    "tools/train_toy_model.py": "toy train-model",
+    **{
+        f"datasets/prepare_{name.replace('-', '_')}.py": f"datasets prepare {name}"
+        for name in PREPARED
+    },
+}
+
+
+@pytest.fixture
+def help_of(capsys, monkeypatch):
+    """The help of a command, printed by this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(command: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            main([*command.split(), "--help"])
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_answers_without_torch(command):
+    """Importing that takes seconds."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ita", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: ita {command}".rstrip())
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "ita.cli" in imported
+    assert imported.isdisjoint({"torch", "detectron2", "timm", "open_clip"})
+
+
+def test_every_subcommand_is_listed(help_of):
+    assert {command.split()[0] for command in COMMANDS[1:]} == set(SUBCOMMANDS)
+    text = help_of("")
+    for name, summary in SUBCOMMANDS.items():
+        assert f"\n    {name}" in text
+        assert " ".join(summary.split()[:4]) in " ".join(text.split())
+
+
+@pytest.mark.parametrize("command", ["datasets", "datasets prepare", "toy"])
+def test_what_can_follow_is_listed(help_of, command):
+    text = help_of(command)
+    depth = len(command.split())
+    following = {
+        words[depth]
+        for words in map(str.split, COMMANDS)
+        if words[:depth] == command.split() and len(words) > depth
+    }
+    for name in following:
+        assert f"\n    {name}" in text
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_preparing_says_what_is_read_and_written(help_of, name):
+    text = help_of(f"datasets prepare {name}")
+    before, _, after = text.partition("\nwrites ")
+    _, _, read = before.partition("\nreads ")
+    written, _, _ = after.partition("\noptions:")
+    for path in FILES[name][0]:
+        assert path in read
+    for path in FILES[name][1]:
+        assert path in written
+    for option in ("--root", "--split", "--workers", "--dry-run"):
+        assert option in text
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_descriptions_stand_at_the_left(help_of, command):
+    """Also those of several paragraphs."""
+    description = help_of(command).partition("\n\n")[2].partition("\noptions:")[0]
+    lines = [line for line in description.splitlines() if line]
+    assert not lines[0].startswith(" ")
+    starts = [line for line, before in zip(lines[1:], lines, strict=False) if before.endswith(".")]
+    assert not [line for line in starts if line.startswith("    ") and "ita " not in line]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_subcommands(help_of, script, tmp_path):
+    """From any working directory."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == help_of(SCRIPTS[script])
+
+
+def test_every_script_is_a_subcommand_or_the_comparison():
+    scripts = {
+        str(path.relative_to(ROOT))
+        for folder in (".", "tools", "datasets")
+        for path in (ROOT / folder).glob("*.py")
+    }
+    assert scripts == {*SCRIPTS, "tools/toy_comparison.py"}
