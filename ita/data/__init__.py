@@ -1,1 +1,1 @@
-"""Data sets: the catalogue of benchmarks, custom sets, records, mappers, loaders, preparation."""
+"""Data sets: benchmark catalogue, custom data sets, records, mappers, loaders, preparation."""

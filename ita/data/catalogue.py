@@ -1,7 +1,7 @@
-"""The benchmarks: one table of rows, each a data set split.
+"""The catalogue of benchmarks: one row per data set split.
 
-A set is a row and a class list file. Paths are relative to the folder that the environment variable
-DETECTRON2_DATASETS names ("datasets" if unset).
+A data set is a row and a class list file. Paths are relative to the folder named by the environment
+variable DETECTRON2_DATASETS ("datasets" if unset).
 """
 
 import os
@@ -9,36 +9,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
-# What a set can be evaluated on, in the field's words: this one has semantic labels only.
+# Detectron2's ``evaluator_type`` of a data set with semantic labels only.
 SEMANTIC = "sem_seg"
-# Short and long side of test images in pixels (design section 7).
+# Short side and maximum long side of test images, in pixels (design section 7).
 TEST_SIZE = (800, 1333)
 STREET_TEST_SIZE = (1024, 2560)
-# Void in labels of 16 bits; in those of 8 it is 255.
+# Void value of 16-bit label maps; in 8-bit ones it is 255.
 VOID_16_BIT = 65535
-# Values of 8 and 16 bit label maps are below this; image files hold no larger ones.
+# Number of values that a label map can have; image files hold at most 16 bits per pixel.
 MAX_LABEL_VALUES = 1 << 16
 
 
 def datasets_root() -> Path:
-    """The folder of all data sets, from DETECTRON2_DATASETS."""
+    """Folder of all data sets, from DETECTRON2_DATASETS."""
     return Path(os.environ.get(ROOT_VARIABLE) or "datasets").expanduser()
 
 
 @dataclass(frozen=True)
 class LabelFolder:
-    """A folder of label maps and what their values mean.
+    """A folder of label maps and the meaning of their values.
 
     Attributes:
-        path: the folder; its subfolders are those of the images.
-        contiguous: values are 0 ... C-1 in the order of the class list, as prepared folders have
-            them; else they are the ids of the class list file.
-        ignored: values that mean "not labelled". Any value that is neither is an error.
-        suffix: what follows an image's stem in the name of its label map.
-        bits: per pixel, at least; fewer would have cut the ignored value to that of a class.
+        path: the folder; its subfolders match those of the images.
+        contiguous: values are 0 ... C-1 in the order of the class list, as in prepared folders;
+            otherwise they are the ids of the class list file.
+        ignored: values for "not labelled". A value that is neither a class nor ignored is an error.
+        suffix: end of a label map's name, after the image's stem.
+        bits: minimum bits per pixel; fewer would have truncated the ignored value to a class.
         image_root: folder of the images, if it is not the row's.
-        stems: text file of the stems that belong to the set, one per line; empty: all do.
-        made_by: command that makes the folder; empty: it comes with the download.
+        stems: text file of the stems in the set, one per line; empty selects all.
+        made_by: command that creates the folder; empty if it is part of the download.
     """
 
     path: str
@@ -53,31 +53,32 @@ class LabelFolder:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A data set: where its files are, and how they are to be read.
+    """A data set: the location of its files and how to read them.
 
     Attributes:
-        name: the registered name.
-        family: what people call the set; its splits share it.
-        split: "train", "val" or "test"; empty in sets of one's own.
-        class_list: a list in ``ita/class_lists`` or the path of a class list file.
+        name: registered name.
+        family: short name of the data set, shared by its splits.
+        split: "train", "val" or "test"; empty in custom data sets.
+        class_list: name of a list in ``ita/class_lists`` or path of a class list file.
         image_root: folder of the images.
-        image_suffix: what follows an image's stem in its name; empty: any image suffix.
-        things: contiguous ids of the things; the other classes are stuff.
+        image_suffix: end of an image's name, after its stem; empty accepts any image suffix.
+        things: contiguous ids of the thing classes; the other classes are stuff.
         panoptic_root: folder of the panoptic PNGs; empty if the set has none.
-        panoptic_json: COCO panoptic json. Without these two a set is semantic only.
-        panoptic_suffix: what follows an image's stem in the name of its panoptic PNG.
-        contiguous_categories: category ids of the json files are contiguous ids, else the ids of
-            the class list file.
-        panoptic_made_by: command that makes the two; empty: they come with the download.
+        panoptic_json: COCO panoptic json. Without it and the PNGs, a set is semantic only.
+        panoptic_suffix: end of a panoptic PNG's name, after the image's stem.
+        contiguous_categories: category ids of the json files are contiguous ids; otherwise they
+            are the ids of the class list file.
+        panoptic_made_by: command that creates the panoptic files; empty if they are part of the
+            download.
         instances_json: COCO instances json, optional on disk.
-        instances_made_by: command that makes it; empty: it comes with the download.
-        label_folders: semantic labels; the first folder with label maps is used, and none is needed
-            beside panoptic files.
-        ignore_label: the class id that unlabelled pixels get.
-        evaluator_type: the field's word for what a set can be evaluated on.
-        test_size: short side and greatest long side of test images, in pixels.
-        num_images: how many the complete set has; 0: any number.
-        download: the files and folders of the download that the set or its preparation needs.
+        instances_made_by: command that creates it; empty if it is part of the download.
+        label_folders: semantic labels; the first folder with label maps is used. Optional if there
+            are panoptic files.
+        ignore_label: class id of unlabelled pixels.
+        evaluator_type: Detectron2's name for the evaluations that the set supports.
+        test_size: short side and maximum long side of test images, in pixels.
+        num_images: number of images in the complete set; 0 accepts any number.
+        download: downloaded files and folders that the set or its preparation needs.
     """
 
     name: str
@@ -112,9 +113,9 @@ _ADE150_STUFF = frozenset((
 _MAPILLARY_THINGS = (
     0, 1, 8, *range(19, 24), *range(32, 43), *range(44, 58), *range(59, 63),
 )  # fmt: skip
-# Cityscapes' label ids that are not evaluated.
+# Label ids of Cityscapes that are not evaluated.
 _CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
-# The field's folders of ADE20K and the prepared sets have these names for the two splits.
+# Folder names of the two splits in ADE20K and in prepared data sets.
 _FOLDERS = {"train": "training", "val": "validation"}
 
 
@@ -177,7 +178,7 @@ def _ade150_row(split: str, num_images: int) -> DatasetRow:
 
 def _ade847_row(split: str, num_images: int) -> DatasetRow:
     folder = _FOLDERS[split]
-    # Some trees have it under ade/.
+    # Some directory trees have it below ade/.
     places = [f"{parent}ADE20K_2021_17_01" for parent in ("", "ade/")]
     return DatasetRow(
         name=f"openvocab_ade20k_full_sem_seg_{split}",
@@ -228,7 +229,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
     raw = LabelFolder(
         f"{voc}/SegmentationClass",
         contiguous=False,
-        # Of 20 classes the background, 0, is none.
+        # The background (0) is not one of the 20 classes.
         ignored=(255,) if classes == 21 else (0, 255),
         image_root=f"{voc}/JPEGImages",
         stems=f"{voc}/ImageSets/Segmentation/{split}.txt",

@@ -1,4 +1,4 @@
-"""Checking whether data sets are complete and readable."""
+"""Checks that data sets are complete and readable."""
 
 import difflib
 import json
@@ -21,7 +21,7 @@ from ita.data.records import FILE_KEYS, Record, count_images
 from ita.data.registration import register_all, register_custom
 from ita.errors import UserError
 
-# How many images of a set are read if not all are.
+# Maximum number of images read per data set, unless all are.
 SAMPLE = 24
 DOWNLOAD_AGAIN = "unpack or download it again (dataset.md)"
 
@@ -30,20 +30,20 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 @dataclass
 class Report:
-    """What is known of a data set after a check.
+    """Result of the check of a data set.
 
     Attributes:
         row: the data set.
-        download: of the row's downloaded files "all", "some", "none", or "" if it has none.
-        prepared: whether label maps that a command makes are there; None if there are no such.
-        annotations: "semantic", "panoptic", "instances" -> whether it is there, for those it can
-            have. Semantic labels also come from panoptic ones.
-        num_images: images with labels.
-        num_read: images that were read with their labels.
-        classes: contiguous ids of the classes that occur in what was read.
-        problems: what is wrong, each with the file; empty: the set is ready.
-        remedy: what mends the first problem.
-        notes: what is missing without harm.
+        download: "all", "some" or "none" of the row's downloaded files exist; "" if it has none.
+        prepared: whether the label maps created by a command exist; None if the set has none.
+        annotations: "semantic", "panoptic", "instances" -> whether they exist, for the kinds that
+            the set can have. Semantic labels are also derived from panoptic ones.
+        num_images: number of images with labels.
+        num_read: number of images that were read with their labels.
+        classes: contiguous ids of the classes in the images read.
+        problems: problems found, each with the file; empty if the set is ready.
+        remedy: fix for the first problem.
+        notes: missing files that are not required.
     """
 
     row: DatasetRow
@@ -64,14 +64,14 @@ class Report:
 
 
 def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
-    """The rows that names on a command line select; all benchmarks without a name.
+    """Select rows by names from a command line; no names select all benchmarks.
 
     Args:
         words: names of data sets, families such as "a847", or YAML files of custom data sets.
-        split: "train", "val", "test" or "all"; a data set's full name overrides it.
+        split: "train", "val", "test" or "all"; the full name of a data set overrides it.
 
     Raises:
-        UserError: an unknown name, or a YAML file with an error.
+        UserError: an unknown name, or an invalid YAML file.
     """
     register_all()
     chosen: list[DatasetRow] = []
@@ -84,7 +84,7 @@ def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
             known = {name for row in CATALOGUE for name in (row.name, row.family)}
             nearest = difflib.get_close_matches(word, known, n=1)
             families = ", ".join(dict.fromkeys(row.family for row in CATALOGUE))
-            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {families}"
+            hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {families}"
             raise UserError(f"unknown data set {word}; {hint}")
         chosen += [row for row in rows if split in ("all", row.split) or word == row.name]
     return list(dict.fromkeys(chosen))
@@ -98,8 +98,8 @@ def check_dataset(
     Args:
         subset: accept fewer images than the complete set has.
         deep: read every image and label instead of a sample, and the instances json.
-        workers: processes that read.
-        progress: wraps an iterable of so many items, with a title, to show how far it is.
+        workers: number of processes that read.
+        progress: wraps an iterable, given its length and a title, to show a progress bar.
     """
     located = locate(row)
     report = _report_of_folders(located)
@@ -121,19 +121,19 @@ def check_dataset(
 
 def _report_of_folders(located: Located) -> Report:
     row = located.row
-    there = [(located.root / path).exists() for path in row.download]
-    download = ("all" if all(there) else "some" if any(there) else "none") if there else ""
-    made = [folder for folder in row.label_folders if folder.made_by]
+    exist = [(located.root / path).exists() for path in row.download]
+    download = ("all" if all(exist) else "some" if any(exist) else "none") if exist else ""
+    prepared = [folder for folder in row.label_folders if folder.made_by]
     annotations = {"semantic": located.labels is not None or located.panoptic}
     if row.panoptic_json:
         annotations["panoptic"] = located.panoptic
     if row.instances_json:
         annotations["instances"] = located.instances
-    return Report(row, download, located.labels in made if made else None, annotations)
+    return Report(row, download, located.labels in prepared if prepared else None, annotations)
 
 
 def _remedy_for_set(located: Located, report: Report) -> str:
-    """What to do about a set that is not there or incomplete."""
+    """Remedy for a missing or incomplete data set."""
     row = located.row
     folder = located.labels or next(iter(row.label_folders), None)
     command = row.panoptic_made_by if located.panoptic or not folder else folder.made_by
@@ -143,17 +143,17 @@ def _remedy_for_set(located: Located, report: Report) -> str:
 
 
 def _remedy_for_file(located: Located, path: str) -> str:
-    """What to do about a bad or missing file."""
+    """Remedy for a bad or missing file."""
     row, labels = located.row, located.labels
-    made = [(row.panoptic_root, row.panoptic_made_by)]
+    prepared = [(row.panoptic_root, row.panoptic_made_by)]
     if labels is not None:
-        made += [
+        prepared += [
             (labels.path, labels.made_by),
             (labels.image_root or row.image_root, labels.made_by),
         ]
-    for folder, command in made:
+    for folder, command in prepared:
         if folder and command and Path(path).is_relative_to(located.root / folder):
-            return f"remove it, if it is there, and: {command}"
+            return f"remove it, if it exists, then run: {command}"
     return DOWNLOAD_AGAIN
 
 
@@ -169,7 +169,7 @@ def _check_count(report: Report, located: Located, subset: bool) -> None:
 
 
 def _check_pairs(report: Report, located: Located, records: Sequence[Record]) -> None:
-    """Look for every file of every record, and for images that have no labels."""
+    """Report missing files of the records, and images without labels."""
     paths = [record[key] for record in records for key in FILE_KEYS if key in record]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
@@ -200,7 +200,7 @@ def _read_records(
     if not deep:
         records = records[:: -(-len(records) // SAMPLE)]
         workers = 1
-    with _mapping(partial(check_record, metadata=metadata), workers) as check_each:
+    with _parallel_map(partial(check_record, metadata=metadata), workers) as check_each:
         for finding in progress(check_each(records), len(records), report.row.name):
             report.classes |= finding.classes
             if finding.problem:
@@ -210,7 +210,7 @@ def _read_records(
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a record ("" if nothing) and with which file, and the classes in it."""
+    """Problem of a record ("" if none), the file it is in, and the classes in the record."""
 
     problem: str = ""
     path: str = ""
@@ -218,7 +218,7 @@ class Finding:
 
 
 def check_record(record: Record, metadata: Metadata) -> Finding:
-    """Read an image and its labels."""
+    """Read an image and its labels, and check them."""
     path = record["file_name"]
     try:
         shapes = [read_image(path).shape[:2]]
@@ -236,7 +236,7 @@ def check_record(record: Record, metadata: Metadata) -> Finding:
 
 
 def _check_segments(record: Record) -> tuple[int, int]:
-    """Make sure that every segment has pixels; (height, width) of the panoptic PNG."""
+    """Check that every segment has pixels; return (height, width) of the panoptic PNG."""
     index = read_segment_index(record)
     areas = np.bincount(index[index >= 0], minlength=len(record["segments_info"]))
     if not areas.all():
@@ -247,10 +247,10 @@ def _check_segments(record: Record) -> tuple[int, int]:
 
 
 @contextmanager
-def _mapping(
+def _parallel_map(
     function: Callable[[Record], Finding], workers: int
 ) -> Iterator[Callable[[Sequence[Record]], Iterable[Finding]]]:
-    """A way to map records in order, in as many processes."""
+    """Yield a function that maps records, in order, in this number of processes."""
     if workers <= 1:
         yield partial(map, function)
         return
@@ -264,7 +264,7 @@ def _mapping(
 def _check_instances(
     report: Report, path: Path, records: Sequence[Record], metadata: Metadata
 ) -> None:
-    """Compare the instances json with the records: images and categories."""
+    """Compare images and categories of the instances json with the records."""
     remedy = report.row.instances_made_by or DOWNLOAD_AGAIN
     try:
         content = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Data sets of one's own: a YAML file that describes them, row by row."""
+"""Custom data sets, described by YAML files."""
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ from ita.files import find_file
 
 VOID_8_BIT = 255
 BELOW_ROOT = f"${ROOT_VARIABLE}/"
-MAX_NAMES_TOLD = 20
+MAX_NAMES_SHOWN = 20
 
 
 def read_custom(path: str | Path) -> list[DatasetRow]:
@@ -31,7 +31,7 @@ def read_custom(path: str | Path) -> list[DatasetRow]:
     data sets if they begin with ``$DETECTRON2_DATASETS/``.
 
     Raises:
-        UserError: a file that cannot be read or has an error (the file, the entry and the error).
+        UserError: an unreadable or invalid file (names the file, the entry and the error).
     """
     path = find_file(path).absolute()
     try:
@@ -39,19 +39,21 @@ def read_custom(path: str | Path) -> list[DatasetRow]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path} describes no data set; write 'NAME:' and below it 'KEY: value'")
+        raise UserError(
+            f"{path} describes no data set; write 'NAME:' and 'KEY: value' lines below it"
+        )
     return [_row(str(name), keys, path) for name, keys in content.items()]
 
 
 def _row(name: str, keys: Any, path: Path) -> DatasetRow:
     where = f"{path}: data set {name}"
     if not isinstance(keys, Mapping):
-        raise UserError(f"{where} has no keys; write 'KEY: value' below its name")
+        raise UserError(f"{where} has no keys; write 'KEY: value' lines below its name")
     for key, value in keys.items():
         if key not in KEYS:
             raise UserError(f"{where} has an unknown key {key}{_did_you_mean(str(key), KEYS)}")
-        is_right, expected = KEYS[key]
-        if not is_right(value):
+        is_valid, expected = KEYS[key]
+        if not is_valid(value):
             raise UserError(f"{where}: {key} is {value!r}; it must be {expected}")
     _check_complete(keys, where)
 
@@ -95,12 +97,12 @@ def _is_list_of(kind: type) -> Callable[[Any], bool]:
 
 
 _PATH = (_is_path, "a path")
-# Key of a data set in YAML -> whether a value is right, and what it must be.
+# YAML key of a data set -> validation of its value, and a description of valid values.
 KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "class_list": _PATH,
     "image_root": _PATH,
     "label_root": _PATH,
-    "label_suffix": (_is_path, "the end of the label maps' names, such as .png"),
+    "label_suffix": (_is_path, "the end of the label map file names, such as .png"),
     "ignored_values": (_is_list_of(int), "a list of label values, such as [0, 255]"),
     "panoptic_root": _PATH,
     "panoptic_json": _PATH,
@@ -109,10 +111,10 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: not isinstance(value, str) and _is_list_of(str)(value),
         "a list of class names, such as [cat, dog], or []",
     ),
-    "made_by": (_is_path, "the command that makes the files"),
+    "made_by": (_is_path, "the command that creates the files"),
     "test_size": (
         lambda value: _is_list_of(int)(value) and len(value) == 2 and 0 < value[0] <= value[1],
-        "short side and greatest long side in pixels, such as [800, 1333]",
+        "short side and maximum long side in pixels, such as [800, 1333]",
     ),
 }
 
@@ -123,13 +125,13 @@ def _check_complete(keys: Collection[str], where: str) -> None:
             raise UserError(f"{where} lacks {key}")
     if "label_root" not in keys and "panoptic_json" not in keys:
         raise UserError(
-            f"{where} has no labels; give label_root, or panoptic_json and panoptic_root"
+            f"{where} has no labels; specify label_root, or panoptic_json and panoptic_root"
         )
     if ("panoptic_json" in keys) != ("panoptic_root" in keys):
         raise UserError(f"{where}: panoptic_json and panoptic_root go together")
     if "panoptic_json" in keys and "things" not in keys:
         raise UserError(
-            f"{where} lacks things: the classes whose instances are told apart, or [] for none"
+            f"{where} lacks things: a list of the classes with instances, or [] for none"
         )
 
 
@@ -145,4 +147,4 @@ def _did_you_mean(word: str, known: Collection[str]) -> str:
     nearest = difflib.get_close_matches(word, list(known), n=1)
     if nearest:
         return f"; did you mean {nearest[0]}?"
-    return f"; there are {', '.join(known)}" if len(known) <= MAX_NAMES_TOLD else ""
+    return f"; expected one of {', '.join(known)}" if len(known) <= MAX_NAMES_SHOWN else ""

@@ -1,4 +1,4 @@
-"""Detectron2's loaders, with errors that reach the user as they are."""
+"""Detectron2's data loaders, with user errors passed on unchanged."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from ita.errors import UserError
 
 Mapper = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 Batch = list[dict[str, Any]]
-# What must agree for sets that are trained on together, since one mapper reads them all.
+# Metadata that must agree among data sets trained on together, since one mapper reads them all.
 _SHARED_METADATA = (
     "class_list",
     "label_ids",
@@ -37,60 +37,60 @@ def build_train_loader(
     num_workers: int,
     seed: int | None = None,
 ) -> "RecordLoader":
-    """An endless stream of this process's batches, shuffled anew in every epoch.
+    """Build an endless loader of this process's batches, reshuffled every epoch.
 
     Args:
-        dataset_names: registered sets with one class list; their images are joined.
-        mapper: may return None for an image to take another one in its place.
-        total_batch_size: images per step of the whole job.
-        num_workers: loading processes per training process; 0 loads in this one.
-        seed: of the shuffling; None draws one that all processes share.
+        dataset_names: registered data sets with the same class list; their images are joined.
+        mapper: may return None to skip an image; another one takes its place.
+        total_batch_size: images per step over all processes.
+        num_workers: data loader workers per training process; 0 loads in the process itself.
+        seed: shuffling seed; None draws one that all processes share.
 
     Raises:
-        UserError: no data set, one that cannot be loaded, sets of different class lists, or a batch
-            size that the processes cannot share evenly; while iterating, whatever the mapper
-            raises, and that no image is usable.
+        UserError: no data set, one that cannot be loaded, data sets with different class lists, or
+            a batch size not divisible by the number of processes; while iterating, any UserError of
+            the mapper, or no usable image.
     """
     world_size = comm.get_world_size()
     if total_batch_size < 1 or total_batch_size % world_size:
         raise UserError(
-            f"the batch size {total_batch_size} (SOLVER.IMS_PER_BATCH) cannot be shared evenly by "
-            f"{world_size} processes; give a multiple of {world_size}"
+            f"the batch size {total_batch_size} (SOLVER.IMS_PER_BATCH) cannot be divided evenly "
+            f"among {world_size} processes; use a multiple of {world_size}"
         )
     records = _load_records(dataset_names)
     loader = build_detection_train_loader(
         records,
-        mapper=_CarryErrors(mapper, len(records)),
+        mapper=_ReturnErrors(mapper, len(records)),
         sampler=TrainingSampler(len(records), seed=seed),
         total_batch_size=total_batch_size,
-        aspect_ratio_grouping=False,  # the mapper makes all images the same square
+        aspect_ratio_grouping=False,  # the mapper returns squares of one size
         num_workers=num_workers,
     )
     return RecordLoader(loader, len(records))
 
 
 def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) -> "RecordLoader":
-    """This process's share of a data set in order, one image per batch, each image once.
+    """Build a loader of this process's share of a data set: in order, once, one image per batch.
 
     Raises:
-        UserError: a data set that cannot be loaded; while iterating, whatever the mapper raises.
+        UserError: a data set that cannot be loaded; while iterating, any UserError of the mapper.
     """
     records = _load_records([dataset_name])
     loader = build_detection_test_loader(
-        records, mapper=_CarryErrors(mapper, len(records)), num_workers=num_workers
+        records, mapper=_ReturnErrors(mapper, len(records)), num_workers=num_workers
     )
     return RecordLoader(loader, len(records))
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """The message of a UserError on its way out of a loading process."""
+    """Message of a UserError, returned from a data loader worker."""
 
     message: str
 
 
-class _CarryErrors:
-    """A mapper that returns UserErrors, for torch would wrap a raised one in a traceback's text."""
+class _ReturnErrors:
+    """Mapper that returns UserErrors, since torch would embed a raised one in a traceback."""
 
     def __init__(self, mapper: Mapper, num_images: int) -> None:
         self._mapper = mapper
@@ -103,7 +103,7 @@ class _CarryErrors:
         except UserError as error:
             return _Failure(str(error))
         self._skipped_in_a_row = 0 if mapped is not None else self._skipped_in_a_row + 1
-        # Detectron2 tries each image once before it runs out of them.
+        # Detectron2 tries each image once before it has none left.
         if self._skipped_in_a_row >= self._num_images:
             return _Failure(f"none of the {self._num_images} training images has a usable label")
         return mapped
@@ -113,7 +113,7 @@ class RecordLoader(Iterable[Batch]):
     """Batches of a Detectron2 loader; a UserError of its mapper is raised here, unchanged.
 
     Attributes:
-        num_images: images of the whole data set, over all processes.
+        num_images: number of images in the whole data set, over all processes.
     """
 
     def __init__(self, loader: Any, num_images: int) -> None:
@@ -128,7 +128,7 @@ class RecordLoader(Iterable[Batch]):
             yield batch
 
     def __len__(self) -> int:
-        """Batches of this process; a training loader has no end and no length."""
+        """Number of batches of this process; a training loader is endless and has no length."""
         return len(self._loader)
 
 
@@ -153,6 +153,6 @@ def _check_joinable(names: Sequence[str]) -> None:
         for key in _SHARED_METADATA:
             if first.get(key) != other.get(key):
                 raise UserError(
-                    f"data sets {names[0]} and {name} differ in {key.replace('_', ' ')}; sets that "
-                    "are trained on together must have the same classes and label values"
+                    f"data sets {names[0]} and {name} differ in {key.replace('_', ' ')}; data sets "
+                    "trained on together must have the same classes and label values"
                 )

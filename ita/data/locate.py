@@ -1,4 +1,4 @@
-"""Which of a data set's files are on this machine, and the records they make."""
+"""Location of a data set's files on disk, and the records loaded from them."""
 
 import os
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from ita.errors import UserError
 
 @dataclass(frozen=True)
 class Located:
-    """What is there of a data set.
+    """The files of a data set that exist on disk.
 
     Attributes:
         row: the data set.
-        root: what the row's paths are relative to.
-        panoptic: whether its panoptic json and PNGs are there.
-        instances: whether its instances json is.
-        labels: the first of its label folders with label maps in it.
+        root: base folder of the row's relative paths.
+        panoptic: whether the panoptic json and PNGs exist.
+        instances: whether the instances json exists.
+        labels: the first label folder that contains label maps, if any.
     """
 
     row: DatasetRow
@@ -36,12 +36,12 @@ class Located:
 
     @property
     def image_root(self) -> Path:
-        """The folder of the images that belong to what is there."""
+        """Folder of the images that belong to the annotations found."""
         others = self.labels.image_root if self.labels and not self.panoptic else ""
         return self.root / (others or self.row.image_root)
 
     def metadata(self) -> dict[str, Any]:
-        """The paths as Detectron2's metadata has them; without those of what is missing."""
+        """Paths under their names in Detectron2's metadata; missing files have no entries."""
         row, found = self.row, {"image_root": str(self.image_root)}
         if self.panoptic:
             found["panoptic_json"] = str(self.root / row.panoptic_json)
@@ -53,13 +53,13 @@ class Located:
         return found
 
     def records(self, class_of_category: Mapping[int, int]) -> list[Record]:
-        """Read the records.
+        """Load the records.
 
         Args:
-            class_of_category: category ids of the panoptic json -> contiguous class ids.
+            class_of_category: category id of the panoptic json -> contiguous class id.
 
         Raises:
-            UserError: images or labels are missing (where they were looked for), or unreadable.
+            UserError: missing images or labels (names the searched paths), or unreadable ones.
         """
         row = self.row
         if not self.image_root.is_dir():
@@ -95,10 +95,10 @@ class Located:
         raise UserError(f"data set {row.name} has no labels: looked for {looked_for}{self.hint()}")
 
     def hint(self) -> str:
-        """The end of an error about missing files: what to do."""
+        """Remedy to append to an error message about missing files; may be empty."""
         if os.path.isabs(self.row.image_root):
             return ""
-        hint = f"; {ROOT_VARIABLE} ({self.root}) is the folder that holds the data sets"
+        hint = f"; {ROOT_VARIABLE} ({self.root}) is the folder of all data sets"
         command = self.row.label_folders[0].made_by if self.row.label_folders else ""
         if command and not self.row.panoptic_json:
             hint += f"; to prepare this one: {command}"
@@ -106,7 +106,7 @@ class Located:
 
 
 def locate(row: DatasetRow) -> Located:
-    """Look for a data set's files."""
+    """Locate a data set's files."""
     root = datasets_root()
     return Located(
         row=row,

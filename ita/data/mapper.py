@@ -1,4 +1,4 @@
-"""From a record to what the model takes: one mapper for training, one for inference."""
+"""Mappers from records to model inputs: one for training, one for inference."""
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from ita.data.reading import check_sizes, load_semantic_label, read_image, read_
 from ita.data.registration import check_registered
 from ita.errors import UserError
 
-# Gray that pads images before normalization (design section 6).
+# Gray value of image padding, before normalization (design section 6).
 PAD_VALUE = 128
 FLIPS = ("horizontal", "none")
 
 
 class TrainingMapper:
-    """Reads and augments an image with its targets, for panoptic and semantic records alike.
+    """Reads and augments an image with its targets, for panoptic and semantic records.
 
     In order: random flip, large-scale jitter, crop or pad to a square (design section 6). Crowd
-    segments are no targets. Segments that the crop cuts away stay as empty ones; of a semantic
-    label map the classes in the crop are the targets.
+    segments are not targets. Segments outside the crop stay as empty targets; for semantic label
+    maps, the targets are the classes in the crop.
 
     Attributes:
-        num_skipped: images without a single usable pixel, counted over all loading processes.
+        num_skipped: number of images without a usable pixel, over all data loader workers.
     """
 
     def __init__(
@@ -39,25 +39,25 @@ class TrainingMapper:
         image_size: int,
         min_scale: float,
         max_scale: float,
-        flip: str = "horizontal",
-        pad: bool = True,
+        flip: str,
+        pad: bool,
     ) -> None:
-        """Prepare the augmentation.
+        """Set up the augmentation.
 
         Args:
-            metadata: of the data set that the records come from.
+            metadata: metadata of the records' data set.
             image_size: S, height and width of the result, in pixels.
-            min_scale: least size of the image before the crop, relative to ``image_size``.
-            max_scale: greatest one; the two equal to 1 and no flip: nothing is random.
-            flip: "horizontal" (every second image) or "none".
-            pad: pad smaller images to S x S; else they stay smaller, as at inference.
+            min_scale: minimum size of the image before the crop, relative to ``image_size``.
+            max_scale: maximum size, likewise. With both scales 1 and no flip, nothing is random.
+            flip: "horizontal" (with probability 0.5) or "none".
+            pad: pad smaller images to S x S; otherwise they stay smaller, as at inference.
         """
         if flip not in FLIPS:
-            raise UserError(f"flip is {flip!r}; it can be {' or '.join(map(repr, FLIPS))}")
+            raise UserError(f"flip is {flip!r}; it must be {' or '.join(map(repr, FLIPS))}")
         if image_size < 1 or not 0 < min_scale <= max_scale:
             raise UserError(
                 f"image size {image_size} and scales {min_scale} to {max_scale}: sizes must be "
-                "positive and the least scale not above the greatest"
+                "positive, and the minimum scale must not exceed the maximum"
             )
         self.metadata = metadata
         self.image_size = image_size
@@ -68,7 +68,7 @@ class TrainingMapper:
                 _LargeScaleJitter(min_scale, max_scale, image_size, image_size),
             ]
         )
-        # 255 is void in label maps of 8 bits; two such bytes are void in those of 16.
+        # 255 is void in 8-bit label maps; two such bytes are void in 16-bit ones.
         self._crop_or_pad = T.FixedSizeCrop(
             (image_size, image_size), pad=pad, pad_value=PAD_VALUE, seg_pad_value=255
         )
@@ -77,18 +77,18 @@ class TrainingMapper:
         """Map a record of the data set.
 
         Returns:
-            None if all of the image is void or crowd, else a dict of
+            None if the whole image is void or crowd, else a dict of
 
             - ``image``: uint8 [3, S, S] RGB, the image at the top left, padded with 128; smaller
-              if it is not to be padded.
+              without padding.
             - ``valid_size``: (height, width) of the image without its padding.
-            - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` bool [M, S, S]; padding is in no
-              mask.
+            - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` bool [M, S, S]; False in the
+              padding.
             - ``height``, ``width``: of the file; ``file_name``, ``image_id``.
 
         Raises:
-            UserError: a file that cannot be read, an image of another size than its record or its
-                labels say, or a label that is no class.
+            UserError: an unreadable file, an image whose size differs from its record or its
+                labels, or a label outside the class list.
         """
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
@@ -120,26 +120,26 @@ class TrainingMapper:
         }
 
     def _targets(self, record: Mapping[str, Any]) -> tuple[np.ndarray, Sequence[int]]:
-        """A compact label map (see :func:`_relabel`) and the class of each of its values."""
+        """Load a compact label map (see :func:`_relabel`) and the class of each of its values."""
         if "pan_seg_file_name" in record:
             segments = record["segments_info"]
             kept = [i for i, segment in enumerate(segments) if not segment["iscrowd"]]
             classes = [segments[i]["category_id"] for i in kept]
             return _relabel(read_segment_index(record), kept), classes
         labels = load_semantic_label(record, self.metadata)
-        every = range(len(self.metadata.class_list))
-        return _relabel(labels, every), every
+        all_classes = range(len(self.metadata.class_list))
+        return _relabel(labels, all_classes), all_classes
 
 
 class SharedCounter:
-    """A count that loading processes share with the process that starts them."""
+    """Counter that data loader workers share with the process that starts them."""
 
     def __init__(self) -> None:
         self._count = multiprocessing.Value("q", 0)
 
     @property
     def value(self) -> int:
-        """The count so far."""
+        """Current count."""
         return self._count.value
 
     def increment(self) -> None:
@@ -147,7 +147,8 @@ class SharedCounter:
         with self._count.get_lock():
             self._count.value += 1
 
-    # Detectron2 sends mappers to spawned processes by cloudpickle, which knows no shared memory.
+    # Detectron2 sends mappers to spawned workers by cloudpickle, which does not support shared
+    # memory.
     def __getstate__(self) -> bytes:
         return bytes(ForkingPickler.dumps(self._count))
 
@@ -156,23 +157,23 @@ class SharedCounter:
 
 
 class InferenceMapper:
-    """Reads an image and resizes it for the test; annotations stay as the record has them."""
+    """Reads and resizes a test image; the annotations of the record stay unchanged."""
 
     def __init__(self, *, min_size: int, max_size: int) -> None:
-        """Prepare the resizing (design section 7).
+        """Set up the resizing (design section 7).
 
         Args:
-            min_size: the shorter side after resizing, in pixels; 0: images stay as they are.
-            max_size: the most that the longer side may have; it takes precedence.
+            min_size: short side after resizing, in pixels; 0 disables resizing.
+            max_size: maximum long side, in pixels; takes precedence over ``min_size``.
         """
         self._resize = T.ResizeShortestEdge(min_size, max_size)
 
     @classmethod
     def for_dataset(cls, name: str, *, min_size: int, max_size: int) -> "InferenceMapper":
-        """A mapper of a registered data set; negative sizes select the set's own.
+        """Build the mapper of a registered data set; negative sizes select the data set's own.
 
         Raises:
-            UserError: no such data set.
+            UserError: an unknown data set.
         """
         check_registered(name)
         test_size = MetadataCatalog.get(name).test_size
@@ -182,7 +183,7 @@ class InferenceMapper:
     def for_test_size(
         cls, test_size: tuple[int, int], *, min_size: int, max_size: int
     ) -> "InferenceMapper":
-        """A mapper with these sizes; negative ones select those of ``test_size``."""
+        """Build a mapper; negative sizes select those of ``test_size``."""
         own_min, own_max = test_size
         return cls(
             min_size=own_min if min_size < 0 else min_size,
@@ -193,25 +194,25 @@ class InferenceMapper:
         """Map a record of the data set, or a bare ``{"file_name": path}``.
 
         Returns:
-            The record with ``image``, uint8 [3, h, w] RGB resized for the test, and ``height`` and
-            ``width`` of the file, which are the size of the output.
+            The record with ``image``, resized, uint8 [3, h, w] RGB, and ``height`` and ``width`` of
+            the file, the output size of the model.
 
         Raises:
-            UserError: an image that cannot be read, or one of another size than its record says.
+            UserError: an unreadable image, or one whose size differs from its record.
         """
         image = read_image(record["file_name"])
         check_sizes(record, image.shape[:2])
         return {**record, **self.map_image(image)}
 
     def map_image(self, image: np.ndarray) -> dict[str, Any]:
-        """Map an image in memory, uint8 [H, W, 3] RGB, as a file of this content."""
+        """Map an image in memory, uint8 [H, W, 3] RGB, like a file with the same content."""
         resized = self._resize.get_transform(image).apply_image(image)
         height, width = image.shape[:2]
         return {"image": _to_tensor(resized), "height": height, "width": width}
 
 
 def label_masks(labels: np.ndarray, count: int) -> Tensor:
-    """The mask of each label 0 ... count-1: bool [count, H, W] from [H, W]."""
+    """Masks of the labels 0 ... count-1: bool [count, H, W] from [H, W]."""
     masks = torch.zeros(count, labels.size, dtype=torch.bool)
     pixels = np.flatnonzero(labels < count)
     masks.numpy()[labels.reshape(-1)[pixels], pixels] = True
@@ -219,7 +220,7 @@ def label_masks(labels: np.ndarray, count: int) -> Tensor:
 
 
 class _LargeScaleJitter(T.ResizeScale):
-    """Detectron2's, which can shrink a very long or small image to no pixels at all."""
+    """ResizeScale with sides of at least 1 pixel; Detectron2's allows 0 for long, small images."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         resize = super().get_transform(image)
@@ -231,10 +232,10 @@ def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:
     """Number the kept labels 0, 1, ... in order; all others become void.
 
     Returns:
-        [H, W] of 8 bits if they are enough, else 16. Void is the greatest value.
+        uint8 [H, W] if it suffices, else uint16. The maximum value is void.
     """
     dtype = np.uint8 if len(kept) <= np.iinfo(np.uint8).max else np.uint16
-    # One row more than there are labels: -1, unlabelled, finds void at the end.
+    # One more entry than there are labels, so that -1 (unlabelled) finds void at the end.
     table = np.full(int(labels.max()) + 2, np.iinfo(dtype).max, dtype)
     values = np.asarray(kept, np.int64)
     present = values < len(table) - 1
@@ -249,8 +250,8 @@ def _void(labels: np.ndarray) -> int:
 def _transform_labels(transforms: T.TransformList, labels: np.ndarray) -> np.ndarray:
     """Transform a compact label map.
 
-    Detectron2 resizes 8 bits by PIL, as it does images, but more bits by another rule that shifts
-    them by up to half a pixel; so 16 bits go byte by byte.
+    Detectron2 resizes 8-bit maps with PIL, like images, but other types by another rule that shifts
+    them by up to half a pixel. Therefore 16-bit maps are transformed byte by byte.
     """
     if labels.dtype == np.uint8:
         return transforms.apply_segmentation(labels)

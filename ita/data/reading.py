@@ -1,4 +1,4 @@
-"""Images and label maps from files, with errors that name the file."""
+"""Reading of images and label maps; errors name the file."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 def read_image(path: str) -> np.ndarray:
-    """Read an image as uint8 [H, W, 3] RGB, turned as its EXIF orientation says.
+    """Read an image as uint8 [H, W, 3] RGB, with its EXIF orientation applied.
 
     Raises:
-        UserError: no such file, or not an image that can be decoded.
+        UserError: a missing file, or one that cannot be decoded as an image.
     """
-    with _naming(path, "image"), Image.open(path) as image:
+    with _naming_file(path, "image"), Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """Give an image as uint8 [H, W, 3] RGB: that of a file, a PIL image, or the array itself.
+    """Convert an image to uint8 [H, W, 3] RGB; an array of this form is returned unchanged.
 
     Raises:
-        UserError: a file that cannot be read, or an array of another type or shape.
+        UserError: an unreadable file, or an object or array of another type or shape.
     """
     if isinstance(image, (str, Path)):
         return read_image(str(image))
@@ -37,22 +37,24 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         raise UserError(
-            f"an image is a path, a PIL image or a uint8 RGB array, not a {type(image).__name__}"
+            "an image must be a path, a PIL image or a uint8 RGB array, not a "
+            f"{type(image).__name__}"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UserError(
-            f"an image array is uint8 [height, width, 3], not {image.dtype} {list(image.shape)}"
+            f"an image array must be uint8 [height, width, 3], not {image.dtype} "
+            f"{list(image.shape)}"
         )
     return image
 
 
 def read_label_values(path: str) -> np.ndarray:
-    """Read the values of a label map as integers [H, W]: grayscale of 8 or 16 bits, or palette.
+    """Read the values of a label map (8-bit or 16-bit grayscale, or palette) as integers [H, W].
 
     Raises:
-        UserError: no such file, not decodable, or a color image.
+        UserError: a missing file, one that cannot be decoded, or a color image.
     """
-    with _naming(path, "label map"), Image.open(path) as image:
+    with _naming_file(path, "label map"), Image.open(path) as image:
         values = np.asarray(image)
     if values.ndim != 2:
         raise UserError(f"{path} is a color image, not a label map with one value per pixel")
@@ -60,12 +62,12 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def read_panoptic_ids(path: str) -> np.ndarray:
-    """Read a COCO panoptic PNG as segment ids int64 [H, W]: R + 256 G + 256² B, 0 unlabelled.
+    """Read a COCO panoptic PNG as segment ids, int64 [H, W]: R + 256 G + 256² B; 0 is unlabelled.
 
     Raises:
-        UserError: no such file, not decodable, or not a color image.
+        UserError: a missing file, one that cannot be decoded, or one without colors.
     """
-    with _naming(path, "panoptic PNG"), Image.open(path) as image:
+    with _naming_file(path, "panoptic PNG"), Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA", "P"):
             raise UserError(f"{path} is not a panoptic PNG: segment ids are RGB colors")
         color = np.asarray(image.convert("RGB")).astype(np.int64)
@@ -73,13 +75,13 @@ def read_panoptic_ids(path: str) -> np.ndarray:
 
 
 def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
-    """Read a record's panoptic PNG as positions in its ``segments_info``.
+    """Read a record's panoptic PNG as indices into its ``segments_info``.
 
     Returns:
         int64 [H, W]; -1 where unlabelled.
 
     Raises:
-        UserError: see :func:`read_panoptic_ids`; also an id that ``segments_info`` lacks.
+        UserError: see :func:`read_panoptic_ids`; also an id missing in ``segments_info``.
     """
     path = record["pan_seg_file_name"]
     ids = read_panoptic_ids(path)
@@ -94,21 +96,21 @@ def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
 
 
 def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.ndarray:
-    """The true class of every pixel of a record.
+    """Load the ground-truth class of every pixel of a record.
 
-    It is read from the semantic label map, or else made from all segments of the panoptic PNG,
-    crowd segments included.
+    The classes are read from the semantic label map if the record has one, else derived from all
+    segments of the panoptic PNG, including crowd segments.
 
     Args:
-        record: a record of the data set.
-        metadata: the data set's metadata (``label_ids``, ``ignored_label_values``, ...).
+        record: record of the data set.
+        metadata: metadata of the data set (``label_ids``, ``ignored_label_values``, ...).
 
     Returns:
         int64 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
 
     Raises:
-        UserError: a file that cannot be read or has too few bits (its path), or a label value that
-            is neither a class nor declared as ignored (path, value).
+        UserError: an unreadable file or one with too few bits (names its path), or a label value
+            that is neither a class nor ignored (names path and value).
     """
     if "sem_seg_file_name" in record:
         return _semantic_map(record["sem_seg_file_name"], metadata)
@@ -139,10 +141,13 @@ def _semantic_map(path: str, metadata: "Metadata") -> np.ndarray:
 
 
 def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
-    """Compare (height, width) of a record's image and labels with each other and with the record.
+    """Check that a record, its image and its labels agree on (height, width).
+
+    Args:
+        shapes: (height, width) of the image, then of the labels.
 
     Raises:
-        UserError: they differ (path, sizes).
+        UserError: different sizes (names path and sizes).
     """
     path = record["file_name"]
     expected = (record.get("height", shapes[0][0]), record.get("width", shapes[0][1]))
@@ -150,15 +155,17 @@ def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
         raise UserError(f"{path} is {shapes[0][::-1]} (width, height), not {expected[::-1]}")
     for shape in shapes[1:]:
         if shape != expected:
-            raise UserError(f"{path} is {expected[::-1]} (width, height), its labels {shape[::-1]}")
+            raise UserError(
+                f"{path} is {expected[::-1]} (width, height), but its labels are {shape[::-1]}"
+            )
 
 
 @contextmanager
-def _naming(path: str, what: str) -> Iterator[None]:
-    """Turn whatever PIL raises on a bad file into one line with its path."""
+def _naming_file(path: str, kind: str) -> Iterator[None]:
+    """Turn any PIL error on a bad file into a one-line UserError that names the file."""
     try:
         yield
-    # PIL raises SyntaxError for a broken PNG, ValueError or EOFError for others.
+    # PIL raises SyntaxError for a broken PNG, and ValueError or EOFError for other bad files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"cannot read {what} {path}: {reason}") from error
+        raise UserError(f"cannot read {kind} {path}: {reason}") from error

@@ -1,4 +1,4 @@
-"""Records (Detectron2's data set dicts) from COCO panoptic json or from a folder of label maps."""
+"""Records (Detectron2's data set dicts) from COCO panoptic json or a folder of label maps."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-# The files that a record names.
+# Keys of a record whose values are file paths.
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 
 
@@ -29,16 +29,18 @@ def load_panoptic_records(
     semantic_root: Path | None = None,
     semantic_suffix: str = ".png",
 ) -> list[Record]:
-    """Read COCO panoptic json.
+    """Load the records of COCO panoptic json.
 
     Args:
-        class_of_category: the json's category id -> contiguous class id.
+        class_of_category: category id of the json -> contiguous class id.
         thing_ids: contiguous ids of the things.
-        image_suffix: what follows the stem of a panoptic PNG in its image's name, in any subfolder
-            of ``image_root``; empty: the json names the image files, else it need not.
-        panoptic_suffix: what the stem is followed by in panoptic PNGs.
-        semantic_root: label maps of the same stems, in any subfolder, if there are any.
-        semantic_suffix: what the stem is followed by in label maps.
+        image_suffix: end of an image's name after the stem of its panoptic PNG; images are in any
+            subfolder of ``image_root``. If empty, the image names are read from the json, which
+            otherwise need not have them.
+        panoptic_suffix: end of a panoptic PNG's name, after the stem.
+        semantic_root: folder of label maps with the same stems, in any subfolder; None disables
+            them.
+        semantic_suffix: end of a label map's name, after the stem.
 
     Returns:
         One record per annotated image: ``file_name``, ``image_id``, ``height`` and ``width`` if
@@ -47,8 +49,8 @@ def load_panoptic_records(
         ``sem_seg_file_name``.
 
     Raises:
-        UserError: json that is not COCO panoptic, no images, a category that is no class, or an
-            image or label map that is not there.
+        UserError: json that is not COCO panoptic or has no images, a category outside the class
+            list, or a missing image or label map.
     """
     content = _read_json(panoptic_json)
     try:
@@ -72,9 +74,9 @@ def load_panoptic_records(
         for record in records
     ]
     if image_suffix:
-        _name_files(records, "file_name", stems, image_root, image_suffix)
+        _set_paths(records, "file_name", stems, image_root, image_suffix)
     if semantic_root is not None:
-        _name_files(records, "sem_seg_file_name", stems, semantic_root, semantic_suffix)
+        _set_paths(records, "sem_seg_file_name", stems, semantic_root, semantic_suffix)
     things = frozenset(thing_ids)
     for record in records:
         record["pan_seg_file_name"] = os.path.join(panoptic_root, record["pan_seg_file_name"])
@@ -96,7 +98,7 @@ def _read_json(path: Path) -> Any:
 def _panoptic_record(
     image: Mapping[str, Any], annotation: Mapping[str, Any], class_of_category: Mapping[int, int]
 ) -> Record:
-    """A record without its image's file, and with the name of its PNG as the json has it."""
+    """Record without its image path, and with the PNG name of the json in place of a path."""
     segments = []
     for segment in annotation["segments_info"]:
         category = segment["category_id"]
@@ -119,12 +121,12 @@ def _panoptic_record(
     }
 
 
-def _name_files(
+def _set_paths(
     records: Sequence[Record], key: str, stems: Sequence[str], root: Path, suffix: str
 ) -> None:
-    """Set each record's ``key`` to the file of its stem below ``root``."""
+    """Set each record's ``key`` to the path of the file below ``root`` with its stem."""
     files = {os.path.basename(stem): path for stem, path in iterate_files(root, suffix)}
-    _check_all_there(stems, files, f"in {root}", suffix)
+    _check_all_exist(stems, files, str(root), suffix)
     for record, stem in zip(records, stems, strict=True):
         record[key] = files[stem]
 
@@ -140,21 +142,21 @@ def load_semantic_records(
     """Pair the label maps below a folder with the images of the same stems and subfolders.
 
     Args:
-        image_suffix: what follows the stem in an image's name; empty: any image suffix.
-        label_suffix: what follows it in a label map's name.
-        stems_file: text file of the stems that belong to the set; all do without one.
+        image_suffix: end of an image's name, after the stem; empty accepts any image suffix.
+        label_suffix: end of a label map's name, after the stem.
+        stems_file: text file of the stems in the set; None selects all.
 
     Returns:
-        One record per label map in the order of their names: ``file_name``, ``image_id`` (the
-        stem, with its subfolder) and ``sem_seg_file_name``.
+        One record per label map, sorted by stem: ``file_name``, ``image_id`` (the stem, with its
+        subfolder) and ``sem_seg_file_name``.
 
     Raises:
-        UserError: no label maps, or one without an image.
+        UserError: no label maps, a missing label map, or one without an image.
     """
     labels = dict(iterate_files(label_root, label_suffix))
     if stems_file is not None:
         stems = _read_stems(stems_file)
-        _check_all_there(stems, labels, f"of {stems_file} in {label_root}", label_suffix)
+        _check_all_exist(stems, labels, f"{label_root} (listed in {stems_file})", label_suffix)
         labels = {stem: labels[stem] for stem in stems}
     if not labels:
         raise UserError(f"no label maps (*{label_suffix}) in {label_root}")
@@ -174,7 +176,7 @@ def load_semantic_records(
 
 
 def iterate_files(root: Path, suffix: str) -> Iterator[tuple[str, str]]:
-    """The stem, with its subfolder, and the path of every file below a folder with this suffix."""
+    """Yield stem (with its subfolder) and path of every file below a folder with this suffix."""
     try:
         entries = list(os.scandir(root))
     except OSError as error:
@@ -188,7 +190,7 @@ def iterate_files(root: Path, suffix: str) -> Iterator[tuple[str, str]]:
 
 
 def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, str]:
-    """Stem with subfolder -> path of the images that lie directly in these subfolders."""
+    """Stem with subfolder -> path, for the images directly in these subfolders."""
     images: dict[str, str] = {}
     for folder in folders:
         try:
@@ -209,7 +211,7 @@ def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, s
 
 
 def count_images(records: Sequence[Record], image_root: Path, suffix: str = "") -> int:
-    """Images in the folders that records' images are in, with or without labels."""
+    """Count the images in the folders of the records' images, with or without labels."""
     folders = {os.path.dirname(os.path.relpath(r["file_name"], image_root)) for r in records}
     return len(_images_in(folders, image_root, suffix))
 
@@ -220,24 +222,26 @@ def _read_stems(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if not stems:
-        raise UserError(f"{path} names no images")
+        raise UserError(f"{path} lists no images")
     return stems
 
 
-def _check_all_there(stems: Sequence[str], files: Collection[str], where: str, suffix: str) -> None:
+def _check_all_exist(stems: Sequence[str], files: Collection[str], where: str, suffix: str) -> None:
     missing = [stem for stem in stems if stem not in files]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(stems)} files are not {where}, the first is "
+            f"{len(missing)} of {len(stems)} files are missing in {where}, the first is "
             f"{missing[0]}{suffix}"
         )
 
 
 def check_a_handful(records: Sequence[Record], hint: str) -> None:
-    """Look for the files of the first, middle and last record; all would take minutes on COCO.
+    """Check that the files of three records exist; checking all would take minutes on COCO.
+
+    The three are the first, the middle and the last one.
 
     Raises:
-        UserError: the first missing path, followed by ``hint``.
+        UserError: a missing file (names its path, followed by ``hint``).
     """
     for record in (records[0], records[len(records) // 2], records[-1]):
         for key in FILE_KEYS:

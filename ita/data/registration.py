@@ -1,4 +1,4 @@
-"""Registering data sets with Detectron2: those of the catalogue and custom ones."""
+"""Registration of data sets with Detectron2: the catalogue and custom data sets."""
 
 import functools
 import logging
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 
 
 def register_all(custom_files: Iterable[str | Path] = ()) -> None:
-    """Register the catalogue and the data sets of ``DATASETS.CUSTOM``; again changes nothing."""
+    """Register the catalogue and the data sets of ``DATASETS.CUSTOM``. Idempotent."""
     for row in CATALOGUE:
         register_row(row)
     register_custom(custom_files)
 
 
 def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
-    """Register the data sets that YAML files describe; again changes nothing.
+    """Register the data sets described by YAML files. Idempotent.
 
     Returns:
-        Their rows.
+        The rows of the data sets.
 
     Raises:
-        UserError: a file with an error (see :func:`ita.data.custom.read_custom`), or a name that
-            another data set has.
+        UserError: an invalid file (see :func:`ita.data.custom.read_custom`), or a name that another
+            data set has.
     """
     rows = []
     for file in files:
@@ -50,12 +50,12 @@ def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
 
 
 def register_row(row: DatasetRow) -> None:
-    """Register a data set with Detectron2, in place of one of the same name.
+    """Register a data set with Detectron2, replacing one of the same name.
 
-    Its files are looked for when it is loaded. Until then its metadata has no paths.
+    Its files are located when it is loaded; until then its metadata has no paths.
 
     Raises:
-        UserError: a bad class list file, or ids of the row that do not fit it.
+        UserError: an invalid class list file, or ids of the row that do not fit it.
     """
     description = describe(row)
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -76,7 +76,7 @@ def register_panoptic(
     instances_json: str | Path = "",
     ignore_label: int = 255,
 ) -> None:
-    """Register a set in COCO panoptic format by its paths.
+    """Register a data set in COCO panoptic format by its paths.
 
     Args:
         class_list_file: its ids are the json's category ids.
@@ -105,11 +105,11 @@ def register_semantic(
     ignored_values: Sequence[int] = (255,),
     ignore_label: int = 255,
 ) -> None:
-    """Register a folder of images and one of label PNGs of the same stems.
+    """Register a folder of images and a folder of label PNGs with the same stems.
 
     Args:
         class_list_file: its ids are the values of the label PNGs.
-        ignored_values: PNG values that mean "not labelled".
+        ignored_values: PNG values for "not labelled".
     """
     folder = LabelFolder(
         os.path.abspath(label_root), contiguous=False, ignored=tuple(ignored_values)
@@ -125,22 +125,23 @@ def register_semantic(
 
 
 def load_dataset(row: DatasetRow) -> list[Record]:
-    """Read a set's records; what Detectron2's DatasetCatalog calls.
+    """Load the records of a data set, as registered with Detectron2's DatasetCatalog.
 
     Raises:
-        UserError: a folder or file that is not there (its path), or one that cannot be read.
+        UserError: a missing or unreadable folder or file (names its path).
     """
     located = locate(row)
     metadata = MetadataCatalog.get(row.name)
-    # Root and files may have changed since the last time. Metadata.set refuses another value.
-    for key in _KEYS_OF_FILES:
+    # The root and the files may have changed since the last call, and Metadata.set refuses to
+    # change a value.
+    for key in _FILE_DEPENDENT_KEYS:
         vars(metadata).pop(key, None)
     metadata.set(**_metadata_of_files(located, len(metadata.class_list), metadata.class_list_ids))
     records = located.records(metadata.stuff_dataset_id_to_contiguous_id)
     check_a_handful(records, located.hint())
     if row.num_images and len(records) < row.num_images:
         logger.warning(
-            "data set %s has %d images here, the complete set %d",
+            "data set %s has %d images, but the complete set has %d",
             row.name,
             len(records),
             row.num_images,
@@ -149,38 +150,38 @@ def load_dataset(row: DatasetRow) -> list[Record]:
 
 
 def check_registered(name: str) -> None:
-    """Make sure that a data set is registered.
+    """Check that a data set is registered.
 
     Raises:
-        UserError: it is not; with the nearest name.
+        UserError: an unknown data set (the message suggests the nearest name).
     """
     if name not in DatasetCatalog:
         raise unknown_dataset(name, DatasetCatalog.list())
 
 
 def class_list_for(dataset_name: str, file: str = "") -> ClassList:
-    """The class list to use with a registered data set: its own, or the one in ``file``.
+    """Class list to use with a registered data set: its own, or the one in ``file``.
 
     Raises:
-        UserError: an unknown data set, or see :func:`ita.data.rows.replacement`.
+        UserError: an unknown data set; also see :func:`ita.data.rows.replacement`.
     """
     check_registered(dataset_name)
     return replacement(MetadataCatalog.get(dataset_name).class_list, file, dataset_name)
 
 
 def _check_name(name: str, path: Path) -> None:
-    """Refuse the name of another data set."""
+    """Reject the name of another data set."""
     if name not in DatasetCatalog:
         return
     other = MetadataCatalog.get(name).get("described_in")
     if other != str(path):
         raise UserError(
-            f"{path}: there is a data set {name} already, {f'in {other}' if other else 'built in'};"
-            " choose another name"
+            f"{path}: data set {name} is already {f'defined in {other}' if other else 'built in'}; "
+            "choose another name"
         )
 
 
-_KEYS_OF_FILES = (
+_FILE_DEPENDENT_KEYS = (
     "image_root",
     "panoptic_root",
     "panoptic_json",
@@ -196,8 +197,8 @@ _KEYS_OF_FILES = (
 def _metadata_of_files(
     located: Located, num_classes: int, file_ids: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Metadata that depends on what is on disk; of what is optional only what is there."""
-    found: dict[str, Any] = {**located.metadata(), "missing_truth": _missing_truth(located)}
+    """Metadata that depends on the files on disk; missing optional files have no entries."""
+    found: dict[str, Any] = {**located.metadata(), "missing_truth": _missing_annotations(located)}
     folder = located.labels
     if folder is not None:
         found["label_ids"] = tuple(range(num_classes)) if folder.contiguous else file_ids
@@ -206,14 +207,14 @@ def _metadata_of_files(
     return found
 
 
-def _missing_truth(located: Located) -> Mapping[str, str]:
-    """Metadata key of an annotation that the set could have but that is not there -> what to do."""
+def _missing_annotations(located: Located) -> Mapping[str, str]:
+    """Metadata key of each optional annotation file missing on disk -> message with the remedy."""
     row, missing = located.row, {}
-    for key, path, there, made_by in (
+    for key, path, exists, made_by in (
         ("panoptic_json", row.panoptic_json, located.panoptic, row.panoptic_made_by),
         ("json_file", row.instances_json, located.instances, row.instances_made_by),
     ):
-        if path and not there:
-            missing[key] = f"{located.root / path} is not there"
-            missing[key] += f"; to make it: {made_by}" if made_by else ""
+        if path and not exists:
+            missing[key] = f"{located.root / path} does not exist"
+            missing[key] += f"; to create it: {made_by}" if made_by else ""
     return missing

@@ -1,4 +1,4 @@
-"""Finding a data set's row and its class list by name, without Detectron2's catalogs."""
+"""Data set rows and their class lists by name, without Detectron2's catalogs."""
 
 import dataclasses
 import difflib
@@ -19,20 +19,20 @@ from ita.errors import UserError
 
 @dataclass(frozen=True)
 class Description:
-    """Facts about a data set, under the names of Detectron2's metadata.
+    """Properties of a data set, under their names in Detectron2's metadata.
 
     Attributes:
-        class_list: its classes and things.
-        class_list_ids: the label id of each class in the class list file.
+        class_list: the classes and things.
+        class_list_ids: label id of each class in the class list file.
         stuff_classes: names of all classes, things included.
         stuff_colors: (R, G, B) of each class.
         thing_ids: contiguous ids of the things, ascending.
         thing_classes: names of the things.
         stuff_dataset_id_to_contiguous_id: category id of the annotations -> contiguous class id.
-        thing_dataset_id_to_contiguous_id: the same for things alone.
+        thing_dataset_id_to_contiguous_id: the same, for things only.
         ignore_label: class id of unlabelled pixels.
-        evaluator_type: the field's word for what a set can be evaluated on.
-        test_size: short side and largest long side of test images, in pixels.
+        evaluator_type: Detectron2's name for the evaluations that the set supports.
+        test_size: short side and maximum long side of test images, in pixels.
     """
 
     class_list: ClassList
@@ -49,10 +49,10 @@ class Description:
 
 
 def find_row(name: str, custom_files: Iterable[str] = ()) -> DatasetRow:
-    """The row of a data set of the catalogue or of one of the files of ``DATASETS.CUSTOM``.
+    """Find the row of a data set in the catalogue or in the files of ``DATASETS.CUSTOM``.
 
     Raises:
-        UserError: an unknown name, with the nearest known one; a file with an error.
+        UserError: an unknown name (the message suggests the nearest one), or an invalid file.
     """
     rows = {row.name: row for row in CATALOGUE}
     for file in custom_files:
@@ -63,20 +63,20 @@ def find_row(name: str, custom_files: Iterable[str] = ()) -> DatasetRow:
 
 
 def unknown_dataset(name: str, known: Iterable[str]) -> UserError:
-    """The error about a name that is none of the known ones."""
+    """Error for an unknown data set name."""
     nearest = difflib.get_close_matches(name, list(known), n=1)
-    ours = ", ".join(row.name for row in CATALOGUE)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"ITA's are {ours}"
+    built_in = ", ".join(row.name for row in CATALOGUE)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"the built-in ones are {built_in}"
     return UserError(
-        f"unknown data set {name}; {hint} (DATASETS.CUSTOM names files that describe your own)"
+        f"unknown data set {name}; {hint} (DATASETS.CUSTOM lists the files of custom data sets)"
     )
 
 
 def describe(row: DatasetRow) -> Description:
-    """Everything known of a data set without its files.
+    """Describe a data set from its row and class list; its other files are not needed.
 
     Raises:
-        UserError: a class list file with an error, or ids of the row that do not fit it.
+        UserError: an invalid class list file, or ids of the row that do not fit it.
     """
     file_ids, class_list = read_ids_and_classes(row.class_list)
     _check_ids(row, file_ids)
@@ -99,17 +99,17 @@ def describe(row: DatasetRow) -> Description:
 
 
 def replacement(own: ClassList, file: str, dataset_name: str) -> ClassList:
-    """The class list to use with a data set: its own, or the one in ``file``.
+    """Class list to use with a data set: its own, or the one in ``file``.
 
-    Names that several classes share are logged.
+    Logs names shared by several classes.
 
     Args:
         own: the data set's class list, with its things.
-        file: a class list of the same classes in the same order; "": none.
-        dataset_name: for the error.
+        file: a class list of the same classes in the same order; "" selects the data set's own.
+        dataset_name: for the error message.
 
     Raises:
-        UserError: a file with an error, or of another length than the data set's own list.
+        UserError: an invalid file, or one of another length than the data set's own list.
     """
     class_list = own
     if file:
@@ -117,7 +117,7 @@ def replacement(own: ClassList, file: str, dataset_name: str) -> ClassList:
         if len(class_list) != len(own):
             raise UserError(
                 f"{file} lists {len(class_list)} classes, but {dataset_name} has {len(own)}; "
-                "a replacement names the same classes in the same order"
+                "a replacement must name the same classes in the same order"
             )
         class_list = dataclasses.replace(class_list, things=own.things)
     note_repetitions(class_list)
@@ -131,7 +131,7 @@ def _check_ids(row: DatasetRow, file_ids: Sequence[int]) -> None:
         raise UserError(f"data set {row.name}: thing {outside[0]} is outside the {count} classes")
     if 0 <= row.ignore_label < count:
         raise UserError(
-            f"data set {row.name}: ignore label {row.ignore_label} is also a class; give another"
+            f"data set {row.name}: ignore label {row.ignore_label} is also a class; choose another"
         )
     for folder in row.label_folders:
         label_ids = range(count) if folder.contiguous else file_ids

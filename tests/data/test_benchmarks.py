@@ -59,7 +59,9 @@ def test_every_set_can_be_trained_on(root, name):
     """Void, also Mapillary's 65 and that of 16 bits, is no target."""
     truth = mini_sets.WRITERS[name](root)
     metadata = MetadataCatalog.get(name)
-    mapper = TrainingMapper(metadata, image_size=32, min_scale=1, max_scale=1, flip="none")
+    mapper = TrainingMapper(
+        metadata, image_size=32, min_scale=1, max_scale=1, flip="none", pad=True
+    )
     mapped = mapper(DatasetCatalog.get(name)[0])
     label = truth[min(truth)]
     instances = mapped["instances"]
@@ -120,7 +122,9 @@ def test_voc_is_read_from_the_download(root):
 def test_voc_list_names_an_image_without_labels(root):
     mini_sets.voc_raw(root)
     (root / "VOCdevkit/VOC2012/SegmentationClass/2007_000002.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 files are not .*, the first is 2007_000002\.png"):
+    with pytest.raises(
+        UserError, match=r"1 of 2 files are missing .*, the first is 2007_000002\.png"
+    ):
         DatasetCatalog.get(PAS21)
 
 
@@ -201,7 +205,7 @@ def test_fewer_images_than_the_complete_set_are_noticed(root, caplog):
     mini_sets.voc21(root)
     with caplog.at_level(logging.WARNING):
         DatasetCatalog.get(PAS21)
-    assert caplog.messages == [f"data set {PAS21} has 2 images here, the complete set 1449"]
+    assert caplog.messages == [f"data set {PAS21} has 2 images, but the complete set has 1449"]
 
 
 def test_half_prepared_label_maps_are_no_labels(root):
@@ -210,7 +214,7 @@ def test_half_prepared_label_maps_are_no_labels(root):
     stem = min(truth)
     folder = root / "coco" / "panoptic_semseg_val2017"
     mini_sets.save(truth[stem].astype(np.uint8), folder / f"{stem}.png")
-    with pytest.raises(UserError, match=r"1 of 2 files are not in .*semseg.*first is 0+2\.png"):
+    with pytest.raises(UserError, match=r"1 of 2 files are missing in .*semseg.*first is 0+2\.png"):
         DatasetCatalog.get(name)
 
 

@@ -130,16 +130,16 @@ def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monke
         ("mini_fields: 3", "mini_fields has no keys"),
         (SEMANTIC + "  labels: x\n", "unknown key labels; did you mean"),
         (SEMANTIC.replace("label_root", "label_rot"), "unknown key label_rot; .* label_root?"),
-        (SEMANTIC + "  zzz: x\n", "unknown key zzz; there are class_list, image_root, "),
+        (SEMANTIC + "  zzz: x\n", "unknown key zzz; expected one of class_list, image_root, "),
         (SEMANTIC.replace("  class_list: classes.txt\n", ""), "lacks class_list"),
         (SEMANTIC.replace("  image_root: images\n", ""), "lacks image_root"),
-        (SEMANTIC.replace("  label_root: labels\n", ""), "has no labels; give label_root, or"),
+        (SEMANTIC.replace("  label_root: labels\n", ""), "has no labels; specify label_root, or"),
         (SEMANTIC.replace("images", "[images]"), r"image_root is \['images'\]; it must be a path"),
         (SEMANTIC.replace("[0, 255]", "[0, void]"), "ignored_values is .*'void'.* label values"),
         (SEMANTIC.replace("[0, 255]", "255"), "ignored_values is 255; it must be a list"),
-        (SEMANTIC.replace("[320, 640]", "[640, 320]"), "test_size is .* short side and greatest"),
+        (SEMANTIC.replace("[320, 640]", "[640, 320]"), "test_size is .* short side and maximum"),
         (SEMANTIC.replace("[320, 640]", "320"), "test_size is 320"),
-        (SEMANTIC + "  made_by: [make]\n", "made_by is .* must be the command that makes"),
+        (SEMANTIC + "  made_by: [make]\n", "made_by is .* must be the command that creates"),
         (SEMANTIC.replace("[0, 255]", "[1]"), "mini_fields: label value 1 is both a class and"),
         (SEMANTIC.replace("classes.txt", "none.txt"), "cannot read class list .*none.txt"),
         (PANOPTIC.replace("grass, person", "dgo"), "thing dgo is not .* did you mean dog"),
@@ -147,9 +147,12 @@ def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monke
         (PANOPTIC.replace("[grass, person]", "dog"), "things is 'dog'; it must be a list"),
         (PANOPTIC.replace("  things: [grass, person]\n", ""), "lacks things"),
         (PANOPTIC.replace("  panoptic_root: panoptic\n", ""), "go together"),
-        (SEMANTIC.replace("mini_fields", PAS21), f"a data set {PAS21} already, built in"),
-        (SEMANTIC.replace("mini_fields", "toy_val"), r"toy_val already, in .*toy/datasets\.yaml"),
-        (SEMANTIC.replace("mini_fields", "coco_2017_val"), "coco_2017_val already, built in"),
+        (SEMANTIC.replace("mini_fields", PAS21), f"data set {PAS21} is already built in"),
+        (
+            SEMANTIC.replace("mini_fields", "toy_val"),
+            r"toy_val is already defined in .*toy/datasets\.yaml",
+        ),
+        (SEMANTIC.replace("mini_fields", "coco_2017_val"), "coco_2017_val is already built in"),
     ],
 )
 def test_mistakes_are_named(register, folder, text, words):
@@ -169,7 +172,7 @@ def test_twice_is_as_good_as_once_but_names_are_not_shared(register, folder):
     register(SEMANTIC)
     register(SEMANTIC)
     (folder / "other.yaml").write_text(SEMANTIC)
-    with pytest.raises(UserError, match=r"mini_fields already, in .*mine\.yaml"):
+    with pytest.raises(UserError, match=r"mini_fields is already defined in .*mine\.yaml"):
         register_custom([folder / "other.yaml"])
 
 

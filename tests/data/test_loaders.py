@@ -27,7 +27,7 @@ def five(panoptic):
 
 def training_mapper() -> TrainingMapper:
     metadata = MetadataCatalog.get("mini")
-    return TrainingMapper(metadata, image_size=16, min_scale=1, max_scale=1, flip="none")
+    return TrainingMapper(metadata, image_size=16, min_scale=1, max_scale=1, flip="none", pad=True)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -167,7 +167,10 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     json, classes = root / "panoptic.json", root / "classes.txt"
     register_panoptic("mini", root / "images", root / "panoptic", json, classes)
-    mapper = TrainingMapper(MetadataCatalog.get("mini"), image_size=16, min_scale=1, max_scale=1)
+    metadata = MetadataCatalog.get("mini")
+    mapper = TrainingMapper(
+        metadata, image_size=16, min_scale=1, max_scale=1, flip="horizontal", pad=True
+    )
     loader = build_train_loader(["mini"], mapper, total_batch_size=1, num_workers=1, seed=0)
     list(itertools.islice(loader, 10))
     print(mapper.num_skipped.value)

@@ -14,7 +14,7 @@ from tests.data.mini import DOG, GRASS, PERSON, SKY, random_image
 
 def plain(image_size: int, **changes) -> TrainingMapper:
     """A mapper without randomness, unless changed."""
-    options = {"min_scale": 1.0, "max_scale": 1.0, "flip": "none", **changes}
+    options = {"min_scale": 1.0, "max_scale": 1.0, "flip": "none", "pad": True, **changes}
     return TrainingMapper(MetadataCatalog.get("mini"), image_size=image_size, **options)
 
 
@@ -218,7 +218,9 @@ def test_sizes_that_disagree(quarters):
     ):
         plain(60)({**record, "width": 61})
     Image.fromarray(np.zeros((40, 59, 3), np.uint8)).save(record["pan_seg_file_name"])
-    with pytest.raises(UserError, match=r"is \(60, 40\) \(width, height\), its labels \(59, 40\)"):
+    with pytest.raises(
+        UserError, match=r"is \(60, 40\) \(width, height\), but its labels are \(59, 40\)"
+    ):
         plain(60)(record)
 
 
@@ -267,7 +269,9 @@ def test_real_coco_images(samples):
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     content = json.loads((samples / "coco/annotations/panoptic_val2017.json").read_text())
     categories = sorted(category["id"] for category in content["categories"])
-    mapper = TrainingMapper(metadata, image_size=640, min_scale=1, max_scale=1, flip="none")
+    mapper = TrainingMapper(
+        metadata, image_size=640, min_scale=1, max_scale=1, flip="none", pad=True
+    )
     assert len(records) == len(content["annotations"]) == 2
     for record, annotation in zip(records, content["annotations"], strict=True):
         png = samples / "coco/panoptic_val2017" / annotation["file_name"]
@@ -300,7 +304,9 @@ def test_real_ade_images(samples):
         "ADE_train_00016869",
         "ADE_train_00016900",
     ]
-    mapper = TrainingMapper(metadata, image_size=256, min_scale=0.5, max_scale=2)
+    mapper = TrainingMapper(
+        metadata, image_size=256, min_scale=0.5, max_scale=2, flip="horizontal", pad=True
+    )
     for record in records:
         raw = np.asarray(Image.open(record["sem_seg_file_name"])).astype(int)
         truth = np.where(raw == 0, 255, raw - 1)

@@ -32,7 +32,7 @@ def check(result, path: Path, *words: str) -> None:
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_wrong_root(tmp_path, prepare, name):
-    check(prepare(name, tmp_path / "nothing"), tmp_path / "nothing", "is no folder", "--root")
+    check(prepare(name, tmp_path / "nothing"), tmp_path / "nothing", "is not a folder", "--root")
     check(prepare(name, tmp_path), tmp_path, "not found", "--root", "dataset.md")
     check(prepare(name, tmp_path, "--split", "val"), tmp_path, "not found", "--root")
     assert not files(tmp_path)
@@ -175,8 +175,8 @@ def test_label_map_beyond_context_s(tmp_path, prepare):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"Labels": np.zeros((30, 52), np.uint16)}, "holds no LabelMap"),
-        ({"LabelMap": np.zeros((30, 52))}, "no map of whole numbers"),
+        ({"Labels": np.zeros((30, 52), np.uint16)}, "has no LabelMap"),
+        ({"LabelMap": np.zeros((30, 52))}, "not a 2D array of integers"),
         ({"LabelMap": np.zeros((52, 30), np.uint16)}, "30 × 52"),
         (b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\x00\x02IM" + b"\x89HDF" * 200, "MATLAB 7.3"),
         (b"garbage" * 100, "cannot read"),
@@ -241,7 +241,7 @@ def test_pickle_is_not_run(tmp_path, prepare):
     path = tmp_path / FULL / "index_ade20k.pkl"
     made = tmp_path / "made_by_the_pickle"
     path.write_bytes(pickle.dumps({"filename": [], "folder": [], "x": Harmful(made)}))
-    check(prepare("ade20k_full", tmp_path), path, "wants to run", "or remove it")
+    check(prepare("ade20k_full", tmp_path), path, "tries to import", "or remove it")
     assert not made.exists()
 
 

@@ -114,7 +114,7 @@ def test_full_disk(tmp_path, prepare, monkeypatch):
     path = tmp_path / "pascal_voc_d2/annotations_pascal21/validation/2007_000034.png"
     assert (code, lines) == (1, [])
     assert errors == [
-        f"error: cannot write {path}: No space left on device; make room, then run the same "
+        f"error: cannot write {path}: No space left on device; free disk space, then run the same "
         "command again: finished files are kept"
     ]
     # A run that is killed while it writes leaves the file under another name.
@@ -169,7 +169,7 @@ def test_json_of_other_images_is_made_again(tmp_path, prepare):
     code, lines, _ = prepare("ade20k", tmp_path)
     assert code == 0
     assert b"ADE_val_00000002" not in (ade / "ade20k_panoptic_val.json").read_bytes()
-    strange = "has 1 files that are not of the raw data, for example ADE_val_00000002.png"
+    strange = "has 1 files that are not from the raw data, such as ADE_val_00000002.png"
     assert any(strange in line for line in lines)
 
 

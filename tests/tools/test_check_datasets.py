@@ -129,7 +129,7 @@ def truncated_label(root):
 def other_size(root):
     path = voc_files(root)[0] / "2007_000002.jpg"
     Image.fromarray(random_image(10, 11)).save(path)
-    return path, r"is \(11, 10\) \(width, height\), its labels \(32, 24\)"
+    return path, r"is \(11, 10\) \(width, height\), but its labels are \(32, 24\)"
 
 
 def label_without_image(root):

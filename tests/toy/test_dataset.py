@@ -92,7 +92,9 @@ def test_it_is_a_registered_data_set(toy, split, scenes):
     records = DatasetCatalog.get(f"toy_{split}")
     metadata = MetadataCatalog.get(f"toy_{split}")
     assert len(records) == COUNTS[scenes]
-    mapper = TrainingMapper(metadata, image_size=96, min_scale=1, max_scale=1)
+    mapper = TrainingMapper(
+        metadata, image_size=96, min_scale=1, max_scale=1, flip="horizontal", pad=True
+    )
     for record in records:
         assert mapper(record)["valid_size"] == (record["height"], record["width"])
         assert (load_semantic_label(record, metadata) != 255).mean() > 0.7
@@ -184,10 +186,10 @@ def test_a_finished_folder_is_left_alone_and_a_strange_one_refused(toy, tmp_path
     before = {name: (toy / name).stat().st_mtime_ns for name in files(toy)}
     make_toy_dataset(toy, **SMALL)
     assert {name: (toy / name).stat().st_mtime_ns for name in files(toy)} == before
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already has other content"):
         make_toy_dataset(toy, **{**SMALL, "train": 13})
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already has other content"):
         make_toy_dataset(tmp_path, train=1, val=1, test=1)
     assert files(tmp_path) == ["mine.txt"]
 
@@ -197,7 +199,7 @@ def test_a_folder_of_another_world_is_refused(tmp_path):
     description = json.loads((folder / "toy.json").read_text())
     description["world"] -= 1
     (folder / "toy.json").write_text(json.dumps(description))
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already has other content"):
         make_toy_dataset(folder, train=1, val=1, test=1, size=48)
 
 

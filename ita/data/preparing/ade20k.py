@@ -6,7 +6,7 @@ writes  ADEChallengeData2016/
           ade20k_panoptic_{train,val}.json, ade20k_panoptic_{train,val}/*.png
           ade20k_instance_{train,val}.json
 
-Without annotations_instance only the semantic files are made.
+Without annotations_instance only the semantic files are written.
 """
 
 from collections.abc import Collection
@@ -40,10 +40,10 @@ NUM_CLASSES, VOID = 150, 255
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of A-150's ``train`` or ``val``.
+    """Plan the preparation of A-150's ``train`` or ``val``.
 
     Raises:
-        UserError: raw files are missing.
+        UserError: missing raw files.
     """
     ade, folder = root / "ADEChallengeData2016", FOLDERS[split]
     images, semantic = ade / "images" / folder, ade / "annotations" / folder
@@ -81,7 +81,7 @@ def plan(root: Path, split: str) -> Plan:
 
 
 def semantic_table() -> np.ndarray:
-    """Raw label values to prepared ones: 0 is unlabelled, 1-150 are the classes."""
+    """Table from raw to prepared label values: 0 is unlabelled, 1-150 are the classes."""
     return label_table({i + 1: i for i in range(NUM_CLASSES)}, ignored=[0], ignore_label=VOID)
 
 
@@ -102,10 +102,10 @@ def _panoptic_step(ade: Path, split: str, jobs: list["PanopticJob"]) -> Step:
 
 @dataclass(frozen=True)
 class PanopticJob:
-    """A panoptic PNG: stuff from the semantic map, under the things of the instance map.
+    """A panoptic PNG: stuff from the semantic map, overlaid with things from the instance map.
 
-    The instance map has the thing in R, 1-100 in A-150's order, and the instance in G, from 1.
-    What neither has is void. Areas and boxes are those of the pixels in the PNG.
+    The instance map has the thing class in R, 1-100 in A-150's order, and the instance number in
+    G, from 1. Pixels in neither map are void. Areas and boxes are those of the pixels in the PNG.
     """
 
     image: Path
@@ -124,7 +124,7 @@ class PanopticJob:
         is_thing, thing_class, number = self._read_instances()
         check_size(self.image, self.instances, number.shape)
         is_stuff = ~np.isin(classes, [*self.things, VOID])
-        # An instance is one of a class, so that class and instance make an id: the class is
+        # Instances are numbered per image, and class and number form the id: the class is
         # id % 256 - 1.
         ids = np.where(is_stuff, classes + 1, 0)
         ids = np.where(is_thing, thing_class + 1 + 256 * number, ids).astype(np.uint16)
@@ -142,7 +142,7 @@ class PanopticJob:
         )
 
     def _read_instances(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where things are, and there their class and number; each [H, W]."""
+        """Mask of the things, and their class and instance number in it; each [H, W]."""
         red, green = read_channels(self.instances, 2)
         number = green.astype(np.int32)
         is_thing = number > 0
@@ -152,7 +152,7 @@ class PanopticJob:
         numbers, counts = np.unique(pairs // 256, return_counts=True)
         if (counts > 1).any():
             raise UserError(
-                f"{self.instances}: instance {numbers[counts > 1][0]} has two classes: is it the "
+                f"{self.instances}: instance {numbers[counts > 1][0]} has two classes: is this the "
                 "right file? Unpack or download it again"
             )
         return is_thing, thing_class, number

@@ -1,6 +1,6 @@
-"""ADE20K-Full, A-847: images and label maps, short side 512 if it is longer.
+"""ADE20K-Full, A-847: images and label maps, short side at most 512.
 
-reads   ADE20K_2021_17_01/images/ADE/**, ADE20K_2021_17_01/index_ade20k.pkl if it is there
+reads   ADE20K_2021_17_01/images/ADE/**, ADE20K_2021_17_01/index_ade20k.pkl if it exists
 writes  ADE20K_2021_17_01/images_detectron2/{training,validation}/*.jpg
         ADE20K_2021_17_01/annotations_detectron2/{training,validation}/*.tif
                                                               0-846, 65535 unlabelled, 16 bits
@@ -32,12 +32,12 @@ _ORDER = Path(__file__).with_name("ade20k_full_indices.txt")
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of A-847's ``train`` or ``val``.
+    """Plan the preparation of A-847's ``train`` or ``val``.
 
     Raises:
-        UserError: raw files are missing, or an index that cannot be read.
+        UserError: missing raw files, or an unreadable index.
     """
-    # Some trees have it in a folder "ade".
+    # Some directory trees have it in a folder "ade".
     places = [root / NAME, root / "ade" / NAME]
     ade = next((place for place in places if place.is_dir()), places[0])
     require(ade / "images")
@@ -46,7 +46,7 @@ def plan(root: Path, split: str) -> Plan:
     images = {image.stem: image for image in found if _split(image) == split}
     if not images:
         raise NotDownloadedError(
-            f"no images of {split} in {ade / 'images'}: dataset.md says where to download them"
+            f"no images of {split} in {ade / 'images'}: see dataset.md for their download"
         )
     _require_raw(images.values())
     table, folder = class_table(), FOLDERS[split]
@@ -63,7 +63,7 @@ def plan(root: Path, split: str) -> Plan:
 
 
 def class_table() -> np.ndarray:
-    """ADE index, from 1, to the field's 847 classes; 0 and all others are ignored."""
+    """Table from ADE index, from 1, to the benchmark's 847 classes; all others are ignored."""
     lines = _ORDER.read_text(encoding="utf-8").splitlines()
     order = [int(word) for line in lines if not line.startswith("#") for word in line.split()]
     return label_table(
@@ -77,13 +77,13 @@ def read_indices(path: Path) -> np.ndarray:
     """Read a ``*_seg.png`` as ADE indices, int32 [H, W]: R // 10 · 256 + G, 0 unlabelled.
 
     Raises:
-        UserError: not decodable, or not a color image.
+        UserError: a file that cannot be decoded, or one that is not a color image.
     """
     return decode(*read_channels(path, 2))
 
 
 def decode(red: np.ndarray, green: np.ndarray) -> np.ndarray:
-    """ADE indices, int32, from the first two channels, uint8."""
+    """Decode ADE indices, int32, from the first two channels, uint8."""
     return red.astype(np.int32) // 10 * 256 + green
 
 
@@ -92,9 +92,9 @@ def _split(image: Path) -> str:
 
 
 def _walk(images: Path) -> Iterator[Path]:
-    """All images below a folder; those that have label maps are called ``ADE_*.jpg``."""
+    """Yield the images with label maps below a folder, ``ADE_*.jpg``."""
     for folder, folders, names in os.walk(images):
-        # Beside every image there is a folder of its name with a file for each instance.
+        # Next to every image is a folder of the same name with one file per instance.
         folders[:] = sorted(name for name in folders if not name.startswith("ADE_"))
         for name in sorted(names):
             if name.startswith("ADE_") and name.endswith(".jpg"):
@@ -110,17 +110,17 @@ def _require_raw(images: Collection[Path]) -> None:
     missing = [path for path in needed if not path.is_file()]
     if missing:
         raise (NotDownloadedError if len(missing) == len(needed) else UserError)(
-            f"{missing[0]} not found, one of {len(missing)} raw files that are missing: unpack the "
-            "data set again; without index_ade20k.pkl, images that are not there are not looked for"
+            f"{missing[0]} not found, one of {len(missing)} missing raw files: unpack the data set "
+            "again; without index_ade20k.pkl, only existing images are prepared"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class ResizeJob:
-    """Image and label map, their short side reduced to 512 as the field does it.
+    """Image and label map with their short side reduced to 512, by the benchmark's usual recipe.
 
-    That is linear interpolation for the image and nearest for the labels, by OpenCV, and JPEG of
-    Pillow's default quality.
+    OpenCV interpolates linearly for the image and takes nearest neighbors for the labels; the JPEG
+    has Pillow's default quality.
     """
 
     image: Path
@@ -149,14 +149,14 @@ class ResizeJob:
         if pixels is not None:
             write_file(self.image_target, _encode_jpeg(_resize(pixels, size, cv2.INTER_LINEAR)))
         if self.label_target in unfinished:
-            # Nearest takes whole pixels, so that only those that stay need decoding.
+            # Nearest neighbors are whole pixels, so only the remaining ones need decoding.
             values = decode(*(_resize(c, size, cv2.INTER_NEAREST) for c in channels))
             labels = look_up(values, self.table, label_file)
             write_file(self.label_target, encode_labels(labels, ".tif"))
 
 
 def reduced_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height with a short side of at most 512, their proportion kept."""
+    """(width, height) with a short side of at most 512 and the same aspect ratio."""
     short = min(width, height)
     if short <= SHORT_SIDE:
         return width, height

@@ -1,4 +1,4 @@
-"""ADE20K's ``index_ade20k.pkl``, read without running what a pickle may hold."""
+"""ADE20K's ``index_ade20k.pkl``, read without running code that a pickle may contain."""
 
 import pickle
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ from typing import Any
 from ita.data.preparing.raw import AGAIN
 from ita.errors import UserError
 
-# What numpy's arrays and numbers are made of, under the names of numpy 1 and 2.
+# Constructors of numpy arrays and scalars, under the names of numpy 1 and 2.
 _ALLOWED = frozenset(
     {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
     | {
@@ -23,32 +23,32 @@ _ALLOWED = frozenset(
 
 
 def read_index(path: Path, root: Path) -> list[Path]:
-    """The images that ADE20K's index names.
+    """Read the image paths from ADE20K's index.
 
     Args:
-        root: what the index's folders are relative to.
+        root: base folder of the index's paths.
 
     Raises:
-        UserError: the file cannot be read, wants anything but arrays and plain values, or names
-            files outside the data set.
+        UserError: an unreadable file, one with objects other than arrays and plain values, or one
+            that names files outside the data set.
     """
-    without = f"{AGAIN}, or remove it: then the folders are searched"
+    remedy = f"{AGAIN}, or remove it to search the folders instead"
     try:
         with path.open("rb") as file:
             content = _Restricted(file).load()
         names = list(zip(content["folder"], content["filename"], strict=True))
         relative = [PurePosixPath(str(folder), str(name)) for folder, name in names]
-    except Exception as error:  # whatever unpickling a damaged file raises
+    except Exception as error:  # unpickling a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}; {without}") from error
+        raise UserError(f"cannot read {path}: {reason}; {remedy}") from error
     for image in relative:
         if image.is_absolute() or ".." in image.parts or not image.name.startswith("ADE_"):
-            raise UserError(f"{path} names a file that is not of the data set, {image}; {without}")
+            raise UserError(f"{path} names a file outside the data set, {image}; {remedy}")
     return [root / image for image in relative]
 
 
 class _Restricted(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
+            raise pickle.UnpicklingError(f"it tries to import {module}.{name}")
         return super().find_class(module, name)

@@ -1,4 +1,4 @@
-"""Cityscapes: semantic and panoptic files, as cityscapesscripts makes them, and instances.
+"""Cityscapes: semantic and panoptic files, as created by cityscapesscripts, and instances.
 
 reads   cityscapes/leftImg8bit/{train,val}/*/*_leftImg8bit.png
         cityscapes/gtFine/{train,val}/*/*_gtFine_{labelIds,instanceIds}.png
@@ -29,18 +29,18 @@ from ita.data.preparing.panoptic_files import (
 from ita.data.preparing.raw import NotDownloadedError, read_labels, require, require_files
 from ita.data.rows import Description, describe, find_row
 
-# Label ids of cityscapesscripts, 0 unlabelled to 33 bicycle, and the value of train ids for those
-# that are not evaluated.
+# Label ids of cityscapesscripts, 0 unlabelled to 33 bicycle, and the train id of those that are
+# not evaluated.
 LABEL_IDS, VOID = range(34), 255
-# Ids in instance maps: label id × 1000 + number; below, they are label ids.
+# Ids in instance maps are label id × 1000 + number; smaller ones are label ids.
 FIRST_INSTANCE = 1000
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of Cityscapes' ``train`` or ``val``, fine annotations.
+    """Plan the preparation of Cityscapes' ``train`` or ``val``, fine annotations.
 
     Raises:
-        UserError: raw files are missing.
+        UserError: missing raw files.
     """
     fine, images = root / "cityscapes" / "gtFine", root / "cityscapes" / "leftImg8bit" / split
     description = describe(find_row(f"openvocab_cityscapes_fine_panoptic_{split}"))
@@ -71,7 +71,7 @@ def plan(root: Path, split: str) -> Plan:
 
 
 def _stems(images: Path) -> list[Path]:
-    """``city/city_000000_000000`` of every image."""
+    """Stem of every image, ``city/city_000000_000000``."""
     require(images)
     suffix = "_leftImg8bit.png"
     stems = [
@@ -118,9 +118,9 @@ def _panoptic_step(fine: Path, split: str, stems: list[Path], description: Descr
 
 @dataclass(frozen=True)
 class PanopticJob:
-    """A panoptic PNG: the ids of the instance map, less the classes that are not evaluated.
+    """A panoptic PNG: the ids of the instance map without the classes that are not evaluated.
 
-    Things without a number are crowds. Category ids are label ids.
+    Things without an instance number are crowds. Category ids are label ids.
     """
 
     source: Path
@@ -134,12 +134,12 @@ class PanopticJob:
 
     @property
     def stem(self) -> str:
-        """``city_000000_000000``, the image's id."""
+        """Image id, ``city_000000_000000``."""
         return self.source.name.removesuffix("_gtFine_instanceIds.png")
 
     @property
     def image_file(self) -> str:
-        """What cityscapesscripts calls the image, though its file has no ``_gtFine``."""
+        """Image name used by cityscapesscripts, although the file's own has no ``_gtFine``."""
         return f"{self.stem}_gtFine_leftImg8bit.png"
 
     def make(self, unfinished: Collection[Path]) -> Described:

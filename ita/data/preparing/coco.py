@@ -1,9 +1,9 @@
-"""COCO 2017: semantic label maps from the panoptic ones.
+"""COCO 2017: semantic label maps from the panoptic PNGs.
 
 reads   coco/annotations/panoptic_{train,val}2017.json, coco/panoptic_{train,val}2017/*.png
 writes  coco/panoptic_semseg_{train,val}2017/*.png     0-132, 255 unlabelled
 
-Optional: without them the labels are made from the panoptic files whenever they are read.
+Optional: without them, labels are derived from the panoptic files each time they are read.
 """
 
 import functools
@@ -23,10 +23,10 @@ VOID = 255
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of COCO's ``train`` or ``val``.
+    """Plan the preparation of COCO's ``train`` or ``val``.
 
     Raises:
-        UserError: raw files are missing, or not what they should be.
+        UserError: missing or invalid raw files.
     """
     coco = root / "coco"
     description = describe(find_row(f"openvocab_coco_2017_{split}_panoptic_with_sem_seg"))
@@ -47,14 +47,14 @@ def semantic_jobs(
     class_of_category: Mapping[int, int],
     void: int,
 ) -> list[LabelJob]:
-    """Label maps, 8 bits, from COCO panoptic json and its PNGs; crowds count as their class.
+    """Jobs for 8-bit label maps from COCO panoptic json and its PNGs, including crowd segments.
 
     Args:
         class_of_category: category id -> contiguous class id.
-        void: label of pixels without segment.
+        void: label of pixels without a segment.
 
     Raises:
-        UserError: json or PNGs are missing, or the json is not COCO panoptic's.
+        UserError: missing json or PNGs, or json that is not COCO panoptic.
     """
     require(panoptic_json, panoptic_root)
     try:
@@ -64,7 +64,7 @@ def semantic_jobs(
     except UserError as error:
         raise UserError(f"{panoptic_json}: {error}") from error
     require_files(panoptic_root, (name for name, _ in annotations))
-    table = _same(len(class_of_category), void)
+    table = _identity_table(len(class_of_category), void)
     return [
         LabelJob(
             source=panoptic_root / name,
@@ -78,14 +78,14 @@ def semantic_jobs(
 def _annotations(
     content: Any, class_of_category: Mapping[int, int]
 ) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
-    """Name of each PNG, and the id and class of its segments."""
+    """Yield the name of each PNG, and (segment id, class) of its segments."""
     for annotation in content["annotations"]:
         segments = annotation["segments_info"]
         for segment in segments:
             if segment["category_id"] not in class_of_category:
                 raise UserError(
                     f"{annotation['file_name']} has category {segment['category_id']}, which is "
-                    "none of the data set's: is it the right file?"
+                    "not one of the data set's categories: is this the right file?"
                 )
         yield (
             annotation["file_name"],
@@ -93,5 +93,5 @@ def _annotations(
         )
 
 
-def _same(count: int, void: int) -> np.ndarray:
+def _identity_table(count: int, void: int) -> np.ndarray:
     return label_table({i: i for i in range(count)}, ignored=[void], ignore_label=void)

@@ -1,4 +1,4 @@
-"""Runs the work of preparing: in several processes, and only what is not finished yet."""
+"""Preparation jobs, run in several processes; finished outputs are skipped."""
 
 import json
 import multiprocessing
@@ -22,30 +22,30 @@ from ita.errors import UserError
 
 
 class Job(Protocol):
-    """The work on one image. It is sent to another process, so it holds little."""
+    """Preparation of one image. Sent to another process, so it should be small."""
 
     @property
     def targets(self) -> tuple[Path, ...]:
-        """The files that the job makes."""
+        """Files that the job writes."""
 
     def make(self, unfinished: Collection[Path]) -> Any:
-        """Make the ``unfinished`` of the targets, perhaps none.
+        """Write the ``unfinished`` targets, possibly none.
 
         Returns:
-            What the step's json files need of this image, whether or not a target is unfinished.
+            Data of this image for the step's json files, whether or not a target is unfinished.
 
         Raises:
-            UserError: a raw file that cannot be used, or a target that cannot be written.
+            UserError: an unusable raw file, or a target that cannot be written.
         """
 
 
 @dataclass(frozen=True)
 class JsonFile:
-    """A json file over all images of a step, made of what the jobs return.
+    """A json file over all images of a step, built from the results of the jobs.
 
     Attributes:
-        images: the ``file_name`` of all its ``images``. With others the file is made again.
-        build: results of the jobs, in their order -> content.
+        images: ``file_name`` of all its ``images``; a file with other images is rewritten.
+        build: results of the jobs, in order -> content.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class JsonFile:
     build: Callable[[Sequence[Any]], dict[str, Any]]
 
     def is_complete(self) -> bool:
-        """Whether the file is there and is about these images."""
+        """Whether the file exists and describes exactly these images."""
         try:
             content = json.loads(self.path.read_bytes())
             return {image["file_name"] for image in content["images"]} == self.images
@@ -66,9 +66,9 @@ class Step:
     """A part of a data set's preparation.
 
     Attributes:
-        title: stands at the progress bar.
-        json_files: are written when all jobs are done.
-        own_folders: the targets' folders hold nothing else, so strange files are worth a note.
+        title: title of the progress bar.
+        json_files: files written after all jobs.
+        own_folders: the target folders hold nothing else, so unexpected files are reported.
     """
 
     title: str
@@ -79,17 +79,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done for a data set, and what is not, with the reason."""
+    """Steps of a data set's preparation, and notes on skipped outputs with the reason."""
 
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class Workers:
-    """Processes that work on jobs; none are started for one worker, or before there is work.
+    """Worker processes for jobs; started when there is work, and only for more than one worker.
 
-    Each uses one core. That goes for this process, too, while it has them: a process that is forked
-    while OpenCV has threads waits for them forever.
+    Each uses one core, and so does this process in the meantime: a process that is forked while
+    OpenCV has threads waits for them forever.
     """
 
     def __init__(self, count: int) -> None:
@@ -107,10 +107,10 @@ class Workers:
         cv2.setNumThreads(self._num_threads)
 
     def map(self, work: Sequence[tuple[Job, Collection[Path]]]) -> Iterator[Any]:
-        """Yield what the jobs return, in their order; the first error ends it.
+        """Yield the results of the jobs, in order; the first error ends the iteration.
 
         Raises:
-            UserError: of a job, or a process died.
+            UserError: an error of a job, or a worker process that died.
         """
         if self._count == 1 or len(work) < 2:
             yield from map(_make, work)
@@ -119,25 +119,25 @@ class Workers:
             self._pool = ProcessPoolExecutor(
                 self._count, initializer=_start_worker, initargs=(os.getpid(),)
             )
-        # Jobs in one message share what they have in common, as their tables.
+        # Jobs in one message share common objects, such as their tables.
         chunk = max(1, min(16, len(work) // (4 * self._count)))
         try:
             yield from self._pool.map(_make, work, chunksize=chunk)
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process died, perhaps for want of memory; run the same command again "
-                "with fewer --workers: finished files are kept"
+                "a worker process died, possibly out of memory; run the same command again with "
+                "fewer --workers: finished files are kept"
             ) from error
 
 
 def run_step(step: Step, workers: Workers, *, dry_run: bool = False) -> list[str]:
-    """Make what is unfinished.
+    """Write the unfinished outputs of a step.
 
     Args:
-        dry_run: only say what would be made.
+        dry_run: only report the outputs that would be written.
 
     Returns:
-        Lines that say, folder by folder, what was made and what was there before.
+        Lines that report written, finished and unexpected files per folder, and json files.
 
     Raises:
         UserError: see :class:`Job`.
@@ -152,13 +152,13 @@ def run_step(step: Step, workers: Workers, *, dry_run: bool = False) -> list[str
         for folder in sorted(folders | {file.path.parent for file in step.json_files}):
             make_folder(folder)
     if not dry_run and work:
-        # Nothing is kept of jobs whose results no file needs.
+        # Results are kept only if a json file needs them.
         results = [r for r in _with_progress(step, workers.map(work), len(work)) if stale]
         for file in stale:
             content = json.dumps(file.build(results), separators=(",", ":"))
             write_file(file.path, content.encode())
         _check_complete(step)
-    return [*_count_lines(step, unfinished, stale, dry_run), *_strange_files(step)]
+    return [*_count_lines(step, unfinished, stale, dry_run), *_unexpected_files(step)]
 
 
 def _with_progress(step: Step, results: Iterator[Any], count: int) -> Iterable[Any]:
@@ -172,7 +172,7 @@ def _make(work: tuple[Job, Collection[Path]]) -> Any:
 
 
 def _start_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent process, use one core, and end if the parent was killed."""
+    """Leave Ctrl-C to the parent process, use one core, and exit if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
 
@@ -181,7 +181,7 @@ def _start_worker(parent: int) -> None:
             time.sleep(0.5)
         os._exit(1)
 
-    if multiprocessing.get_start_method() != "forkserver":  # there, another process is the parent
+    if multiprocessing.get_start_method() != "forkserver":  # the fork server would be the parent
         threading.Thread(target=watch, daemon=True).start()
 
 
@@ -191,40 +191,40 @@ def _check_complete(step: Step) -> None:
     missing += [file.path for file in step.json_files if not is_finished(file.path)]
     if missing:
         raise UserError(
-            f"{len(missing)} files are not there although they were written, the first is "
-            f"{missing[0]}; does something else work in this folder? Run the same command again"
+            f"{len(missing)} files are missing although they were written, the first is "
+            f"{missing[0]}; is another program changing this folder? Run the same command again"
         )
 
 
 def _count_lines(
     step: Step, unfinished: Sequence[Collection[Path]], stale: Sequence[JsonFile], dry_run: bool
 ) -> list[str]:
-    done = "would write" if dry_run else "wrote"
+    verb = "would write" if dry_run else "wrote"
     written = Counter(target.parent for todo in unfinished for target in todo)
-    every = Counter(target.parent for job in step.jobs for target in job.targets)
+    total = Counter(target.parent for job in step.jobs for target in job.targets)
     lines = [
-        f"{folder}: {done} {written[folder]} files, {every[folder] - written[folder]} were finished"
-        for folder in sorted(every)
+        f"{folder}: {verb} {written[folder]} files, {total[folder] - written[folder]} were finished"
+        for folder in sorted(total)
     ]
     for file in step.json_files:
-        lines.append(f"{file.path}: {done if file in stale else 'was finished'}")
+        lines.append(f"{file.path}: {verb if file in stale else 'was finished'}")
     return lines
 
 
-def _strange_files(step: Step) -> list[str]:
+def _unexpected_files(step: Step) -> list[str]:
     if not step.own_folders:
         return []
-    ours: dict[Path, set[str]] = {}
+    expected: dict[Path, set[str]] = {}
     for job in step.jobs:
         for target in job.targets:
-            ours.setdefault(target.parent, set()).add(target.name)
+            expected.setdefault(target.parent, set()).add(target.name)
     lines = []
-    for folder, names in sorted(ours.items()):
+    for folder, names in sorted(expected.items()):
         found = os.listdir(folder) if folder.is_dir() else []
-        strange = [name for name in found if name not in names and not name.startswith(".")]
-        if strange:
+        unexpected = [name for name in found if name not in names and not name.startswith(".")]
+        if unexpected:
             lines.append(
-                f"{folder}: has {len(strange)} files that are not of the raw data, for example "
-                f"{min(strange)}; results would count them, remove them if you did not add them"
+                f"{folder}: has {len(unexpected)} files that are not from the raw data, such as "
+                f"{min(unexpected)}; they would count in results, remove them unless you added them"
             )
     return lines

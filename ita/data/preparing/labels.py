@@ -1,4 +1,4 @@
-"""Label maps: raw values through a table to the values of the prepared files."""
+"""Label maps: lookup tables from raw to prepared values, and the jobs that apply them."""
 
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,14 +18,14 @@ _INVALID = -1
 def label_table(
     classes: Mapping[int, int], *, ignored: Iterable[int], ignore_label: int
 ) -> np.ndarray:
-    """A table from raw to prepared label values.
+    """Build a lookup table from raw to prepared label values.
 
     Args:
         classes: raw value -> class.
-        ignored: raw values that become ``ignore_label``. All others are invalid.
+        ignored: raw values that become ``ignore_label``; all others are invalid.
 
     Returns:
-        int32 [highest raw value + 1].
+        int32 [maximum raw value + 1].
     """
     mapping = dict.fromkeys(ignored, ignore_label) | dict(classes)
     table = np.full(max(mapping) + 1, _INVALID, np.int32)
@@ -38,29 +38,29 @@ def look_up(values: np.ndarray, table: np.ndarray, path: Path) -> np.ndarray:
 
     Args:
         values: integers [H, W].
-        path: where they come from, for the error.
+        path: source of the values, for the error message.
 
     Returns:
         int32 [H, W].
 
     Raises:
-        UserError: a value that the table does not have.
+        UserError: a value missing in the table.
     """
     inside = (values >= 0) & (values < len(table))
     labels = table[values if inside.all() else np.where(inside, values, 0)]
     valid = inside & (labels != _INVALID)
     if not valid.all():
         raise UserError(
-            f"{path}: label {values[~valid][0]} is not one of the data set's: is it the right "
-            "file? Unpack or download it again"
+            f"{path}: label {values[~valid][0]} is not one of the data set's labels: is this the "
+            "right file? Unpack or download it again"
         )
     return labels
 
 
 def encode_labels(labels: np.ndarray, suffix: str) -> bytes:
-    """A label map as ``.png`` of 8 bits or ``.tif`` of 16 bits.
+    """Encode a label map as 8-bit ``.png`` or 16-bit ``.tif``.
 
-    The tif is compressed, unlike those that circulate, to a hundredth of their size.
+    The tif is compressed, to a hundredth of the size of the usual uncompressed ones.
     """
     stream = io.BytesIO()
     if suffix == ".tif":
@@ -73,14 +73,14 @@ def encode_labels(labels: np.ndarray, suffix: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class LabelJob:
-    """Label maps of one image: read once, written through one table or several.
+    """Label maps of one image: read once, written through one or several tables.
 
     Attributes:
-        source: the raw label file.
+        source: raw label file.
         read: reads it as integers [H, W].
         outputs: prepared label file -> table.
-        image: the raw image, if it is there to compare sizes with.
-        image_link: where to link it to.
+        image: raw image; if given, its size is compared with the label map's.
+        image_link: link to the image to create, if any.
     """
 
     source: Path

@@ -1,10 +1,10 @@
-"""Mapillary Vistas v1.2: puts its folders where they are looked for.
+"""Mapillary Vistas v1.2: links its folders to the expected paths, and adds missing label maps.
 
-reads   mapillary_vistas/{training,validation}/{panoptic,labels,instances}, in downloads that hold
-        several versions below v1.2/
+reads   mapillary_vistas/{training,validation}/{panoptic,labels,instances}; below v1.2/ in downloads
+        with several versions
 writes  mapillary_vistas/{training,validation}/{panoptic,labels,instances}    links to v1.2/
-        mapillary_vistas/{training,validation}/labels/*.png    those that are missing, from the
-                                                               panoptic ones: 0-64, 65 unlabelled
+        mapillary_vistas/{training,validation}/labels/*.png    if missing, from the panoptic PNGs:
+                                                               0-64, 65 unlabelled
 """
 
 from collections.abc import Collection
@@ -21,17 +21,17 @@ FOLDERS = {"train": "training", "val": "validation"}
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of Mapillary Vistas' ``train`` or ``val``.
+    """Plan the preparation of Mapillary Vistas' ``train`` or ``val``.
 
-    Panoptic files are read as they come: categories 1-65 are the classes 0-64. Label maps come
-    with 0-64 and 65 for unlabelled; where they are missing they are made of the panoptic PNGs.
+    Panoptic files need no preparation: categories 1-65 are the classes 0-64. Label maps have the
+    values 0-64, and 65 for unlabelled; missing ones are created from the panoptic PNGs.
 
     Raises:
-        UserError: raw files are missing, or not what they should be.
+        UserError: missing or invalid raw files.
     """
     folder = root / "mapillary_vistas" / FOLDERS[split]
     require(folder / "images")
-    # Some downloads hold several versions of the annotations.
+    # Some downloads contain several versions of the annotations.
     version = folder / "v1.2"
     links = [
         LinkJob(version / name, folder / name)
@@ -56,7 +56,7 @@ def plan(root: Path, split: str) -> Plan:
 
 @dataclass(frozen=True)
 class LinkJob:
-    """Links a folder."""
+    """Link to a folder."""
 
     source: Path
     target: Path

@@ -1,4 +1,4 @@
-"""Output files of a preparation: complete once they have their name."""
+"""Output files of a preparation; a file with its final name is complete."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSY
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a file, or a linked folder, is there.
+    """Whether a file, or a linked folder, exists.
 
-    An empty file does not count: that is what a computer that lost its power leaves behind.
+    An empty file does not count: a power failure can leave one behind.
     """
     try:
         status = path.stat()
@@ -29,28 +29,28 @@ def is_finished(path: Path) -> bool:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file under another name, and give it its own when it is complete.
+    """Write a file under a temporary name, and rename it when it is complete.
 
-    Takes bytes since libraries that encode into a file hide why it could not be written.
+    Takes bytes since libraries that encode into a file hide the reason of a failed write.
 
     Raises:
-        UserError: the file cannot be written; nothing is left of it.
+        UserError: the file cannot be written; no part of it is left.
     """
-    with _named_when_complete(path) as partial:
+    with _renamed_when_complete(path) as partial:
         partial.write_bytes(content)
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Link a file or folder by a relative path; copy a file where links cannot be made.
+    """Link a file or folder by a relative path; copy a file where links are not supported.
 
     Raises:
         UserError: the link or copy cannot be written.
     """
-    # Relative to where the folder really is, so that the data sets can be moved as a whole.
-    folder, name = os.path.realpath(target.parent), os.path.realpath(source.parent)
-    with _named_when_complete(target) as partial:
+    # Relative to the folder's real path, so that the data sets can be moved as a whole.
+    folder, source_folder = os.path.realpath(target.parent), os.path.realpath(source.parent)
+    with _renamed_when_complete(target) as partial:
         try:
-            partial.symlink_to(os.path.join(os.path.relpath(name, folder), source.name))
+            partial.symlink_to(os.path.join(os.path.relpath(source_folder, folder), source.name))
         except OSError as error:
             if error.errno not in _NO_LINKS or source.is_dir():
                 raise
@@ -58,10 +58,10 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for outputs, and clean it of files that killed runs left half-written.
+    """Create a folder for outputs, and remove partial files that killed runs left in it.
 
     Raises:
-        UserError: the folder cannot be made or read.
+        UserError: the folder cannot be created or read.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +76,10 @@ def make_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to tell a person about an output that could not be written."""
-    remedy = "see that the folder exists and that you may write there"
+    """Error for an output that could not be written, with the remedy."""
+    remedy = "check that the folder exists and is writable"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "make room"
+        remedy = "free disk space"
     return UserError(
         f"cannot write {path}: {error.strerror or error}; {remedy}, then run the same command "
         "again: finished files are kept"
@@ -87,7 +87,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 @contextmanager
-def _named_when_complete(path: Path) -> Iterator[Path]:
+def _renamed_when_complete(path: Path) -> Iterator[Path]:
     try:
         # Syncing each of a hundred thousand files would take hours.
         with written_whole(path, durable=False) as partial:
@@ -97,7 +97,7 @@ def _named_when_complete(path: Path) -> Iterator[Path]:
 
 
 def _is_running(process_id: int) -> bool:
-    """Whether a half-written file may still be another process's work."""
+    """Whether another process has this id, so that its partial files may be in use."""
     try:
         os.kill(process_id, 0)
     except ProcessLookupError:

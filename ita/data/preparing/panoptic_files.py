@@ -1,4 +1,4 @@
-"""Panoptic PNGs and the json files beside them, in COCO's formats."""
+"""Panoptic PNGs and their json files, in COCO's formats."""
 
 import io
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from ita.data.rows import Description
 
 @dataclass(frozen=True)
 class Described:
-    """What the json files say of an image."""
+    """Entries of one image in the json files."""
 
     image: dict[str, Any]
     panoptic: dict[str, Any]
@@ -25,14 +25,14 @@ class Described:
 
 
 def describe_segments(ids: np.ndarray) -> list[dict[str, Any]]:
-    """Measure the segments of a map.
+    """Measure the segments of a segment map.
 
     Args:
         ids: uint16 [H, W] segment ids; 0 is void.
 
     Returns:
-        ``id``, ``area`` and ``bbox`` (x, y, width, height) of each, as COCO's panoptic json has
-        them, in the order of ids.
+        ``id``, ``area`` and ``bbox`` (x, y, width, height) of each segment, as in COCO's panoptic
+        json, sorted by id.
     """
     areas = np.bincount(ids.ravel())
     present = np.flatnonzero(areas[1:]) + 1
@@ -55,7 +55,7 @@ def describe_segments(ids: np.ndarray) -> list[dict[str, Any]]:
 
 
 def encode_ids(ids: np.ndarray) -> bytes:
-    """Segment ids, uint16 [H, W], as a PNG whose colors are R + 256 G."""
+    """Encode segment ids, uint16 [H, W], as a PNG with id = R + 256 G."""
     color = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(color).save(stream, "PNG")
@@ -63,13 +63,13 @@ def encode_ids(ids: np.ndarray) -> bytes:
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A mask, bool [H, W], as COCO's compressed run lengths."""
+    """Encode a mask, bool [H, W], as COCO's compressed run-length encoding."""
     encoded = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
     return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
 
 
 def describe_instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -> dict[str, Any]:
-    """A segment of the map ``ids`` [H, W] as an annotation of an instances json."""
+    """Annotation in an instances json for a segment of the map ``ids`` [H, W]."""
     kept = {key: segment[key] for key in ("category_id", "area", "bbox", "iscrowd")}
     return {"image_id": image_id, **kept, "segmentation": encode_mask(ids == segment["id"])}
 
@@ -77,10 +77,10 @@ def describe_instance(image_id: str, segment: dict[str, Any], ids: np.ndarray) -
 def categories(
     description: Description, ids: Sequence[int], *, only_things: bool = False
 ) -> list[dict]:
-    """The ``categories`` of a json file.
+    """Build the ``categories`` of a json file.
 
     Args:
-        description: of the data set.
+        description: description of the data set.
         ids: category id of every class.
     """
     return [
@@ -103,13 +103,13 @@ def json_file(
     *,
     number: bool = False,
 ) -> JsonFile:
-    """A json file with ``images``, ``annotations`` and ``categories``.
+    """Describe a json file with ``images``, ``annotations`` and ``categories``.
 
     Args:
         image_files: ``file_name`` of every image.
         described: the categories.
         annotations_of: result of a job, which has the json's ``image`` -> annotations.
-        number: give the annotations ids from 1.
+        number: number the annotations from 1.
     """
 
     def build(results: Sequence[Any]) -> dict[str, Any]:
@@ -132,11 +132,11 @@ def panoptic_and_instances(
     description: Description,
     ids: Sequence[int],
 ) -> tuple[JsonFile, JsonFile]:
-    """The two json files that jobs with a :class:`Described` result fill.
+    """Describe the two json files built from :class:`Described` results.
 
     Args:
         image_files: ``file_name`` of every image.
-        description: of the data set.
+        description: description of the data set.
         ids: category id of every class.
     """
     return (

@@ -18,7 +18,7 @@ from ita.errors import UserError
 
 FOLDERS = {"train": "training", "val": "validation"}
 NUM_CLASSES, VOID, VOID_16_BIT = 459, 255, 65535
-# Ids of PC-59's classes, in its order, among the 459.
+# LabelMap ids (1-459) of PC-59's classes, in its order.
 PC59_IDS = (
     2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113,
     115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326,
@@ -27,10 +27,10 @@ PC59_IDS = (
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of PASCAL Context's ``train`` or ``val``.
+    """Plan the preparation of PASCAL Context's ``train`` or ``val``.
 
     Raises:
-        UserError: raw files are missing, or not what they should be.
+        UserError: missing or invalid raw files.
     """
     voc, prepared = root / "VOCdevkit" / "VOC2010", root / "pascal_ctx_d2"
     images, maps, listed = voc / "JPEGImages", voc / "trainval", voc / "trainval_merged.json"
@@ -57,10 +57,10 @@ def plan(root: Path, split: str) -> Plan:
 
 
 def split_stems(listed: Path, split: str) -> list[str]:
-    """Stems of the images of a split (``phase``), from ``trainval_merged.json``.
+    """Read the sorted stems of a split's images (by ``phase``) from ``trainval_merged.json``.
 
     Raises:
-        UserError: the file cannot be read, or has no such images.
+        UserError: an unreadable file, or one without such images.
     """
     content = read_json(listed)
     try:
@@ -74,7 +74,7 @@ def split_stems(listed: Path, split: str) -> list[str]:
 
 
 def pc59_table() -> np.ndarray:
-    """Raw values to PC-59's; the other 400 classes and 0 are ignored."""
+    """Table from raw values to PC-59's; the other 400 classes and 0 are ignored."""
     return label_table(
         {raw: i for i, raw in enumerate(PC59_IDS)},
         ignored=range(NUM_CLASSES + 1),
@@ -83,30 +83,30 @@ def pc59_table() -> np.ndarray:
 
 
 def pc459_table() -> np.ndarray:
-    """Raw values to PC-459's: 0 is unlabelled, 1-459 are the classes."""
+    """Table from raw values to PC-459's: 0 is unlabelled, 1-459 are the classes."""
     return label_table(
         {i + 1: i for i in range(NUM_CLASSES)}, ignored=[0], ignore_label=VOID_16_BIT
     )
 
 
 def read_label_map(path: Path) -> np.ndarray:
-    """Read ``LabelMap`` of a .mat file, integers [H, W].
+    """Read ``LabelMap`` from a .mat file as integers [H, W].
 
     Raises:
-        UserError: it cannot be read, or has no such map.
+        UserError: an unreadable file, or one without such a map.
     """
     try:
         label_map = scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"]
     except NotImplementedError as error:
         raise UserError(
-            f"{path} is a MATLAB 7.3 file, the data set's are of version 5: download it again, or "
-            "save it with -v6 or -v7"
+            f"{path} is a MATLAB 7.3 file, but those of the data set have version 5: download it "
+            "again, or save it with -v6 or -v7"
         ) from error
     except KeyError as error:
-        raise UserError(f"{path} holds no LabelMap: is it the right file? {AGAIN}") from error
-    except Exception as error:  # whatever the reader stumbles over in a damaged file
+        raise UserError(f"{path} has no LabelMap: is this the right file? {AGAIN}") from error
+    except Exception as error:  # reading a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
     if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
-        raise UserError(f"{path}: LabelMap is no map of whole numbers: {AGAIN}")
+        raise UserError(f"{path}: LabelMap is not a 2D array of integers: {AGAIN}")
     return label_map

@@ -21,10 +21,10 @@ NUM_CLASSES, VOID = 20, 255
 
 
 def plan(root: Path, split: str) -> Plan:
-    """What is to be made of VOC's ``train`` or ``val``.
+    """Plan the preparation of VOC's ``train`` or ``val``.
 
     Raises:
-        UserError: raw files are missing.
+        UserError: missing raw files.
     """
     voc, prepared = root / "VOCdevkit" / "VOC2012", root / "pascal_voc_d2"
     listed = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -32,7 +32,7 @@ def plan(root: Path, split: str) -> Plan:
     require(listed, images, labels)
     stems = listed.read_text(encoding="utf-8").split()
     if not stems:
-        raise UserError(f"{listed} names no images: unpack the data set again")
+        raise UserError(f"{listed} lists no images: unpack the data set again")
     require_files(images, (f"{stem}.jpg" for stem in stems))
     require_files(labels, (f"{stem}.png" for stem in stems))
     folder, tables = FOLDERS[split], {"pascal21": pas21_table(), "pascal20": pas20_table()}
@@ -53,13 +53,13 @@ def plan(root: Path, split: str) -> Plan:
 
 
 def pas21_table() -> np.ndarray:
-    """Raw values as they are: 0 is the background, 1-20 the classes, 255 the void at borders."""
+    """Table that keeps raw values: 0 is background, 1-20 are the classes, 255 is border void."""
     return label_table({i: i for i in range(NUM_CLASSES + 1)}, ignored=[VOID], ignore_label=VOID)
 
 
 def pas20_table() -> np.ndarray:
-    """The classes 1-20 become 0-19; background and void are both ignored.
+    """Table from the classes 1-20 to 0-19; background and void are both ignored.
 
-    To subtract one from bytes would make the void 254, which a confusion matrix counts.
+    Subtracting 1 from the bytes would turn void into 254, which a confusion matrix counts.
     """
     return label_table({i + 1: i for i in range(NUM_CLASSES)}, ignored=[0, VOID], ignore_label=VOID)

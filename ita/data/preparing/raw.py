@@ -1,4 +1,4 @@
-"""Finding and reading what people downloaded, with errors that name the file and the remedy."""
+"""Location and reading of downloaded files; errors name the file and the remedy."""
 
 import json
 import os
@@ -18,43 +18,43 @@ AGAIN = "unpack or download it again"
 
 
 class NotDownloadedError(UserError):
-    """The raw data of a split is not there at all, so that another split may still be prepared."""
+    """All raw data of a split is missing; the other split may still be prepared."""
 
 
 def require(*paths: Path) -> None:
-    """Make sure that folders or files of the download are there.
+    """Check that downloaded folders or files exist.
 
     Raises:
-        NotDownloadedError: the first that is not.
+        NotDownloadedError: a missing path (names the first).
     """
     for path in paths:
         if not path.exists():
             raise NotDownloadedError(
-                f"{path} not found: dataset.md says where to download it; --root or "
-                f"{ROOT_VARIABLE} names the folder that holds all data sets"
+                f"{path} not found: see dataset.md for its download; --root or {ROOT_VARIABLE} "
+                "must name the folder of all data sets"
             )
 
 
 def require_files(folder: Path, names: Iterable[str]) -> None:
-    """Make sure that a folder holds files.
+    """Check that a folder contains these files.
 
     Raises:
-        UserError: the first that it does not hold.
+        UserError: missing files (names the first).
     """
-    there = set(os.listdir(folder))
-    missing = [name for name in names if name not in there]
+    existing = set(os.listdir(folder))
+    missing = [name for name in names if name not in existing]
     if missing:
         raise UserError(
-            f"{folder / missing[0]} not found, one of {len(missing)} raw files that are missing: "
-            "unpack or download the data set again"
+            f"{folder / missing[0]} not found, one of {len(missing)} missing raw files: unpack or "
+            "download the data set again"
         )
 
 
 def paired_stems(images: Path, labels: Path) -> list[str]:
-    """Stems of the ``*.jpg`` of a folder, in order, each of which has its ``*.png`` in another.
+    """Sorted stems of the ``*.jpg`` in one folder, which must match the ``*.png`` in another.
 
     Raises:
-        UserError: an image without label map or the other way round, or no images.
+        UserError: an image without a label map or vice versa, or no images.
     """
     require(images, labels)
     image_stems, label_stems = _stems(images, ".jpg"), _stems(labels, ".png")
@@ -67,7 +67,7 @@ def paired_stems(images: Path, labels: Path) -> list[str]:
 
 def _stems(folder: Path, suffix: str) -> list[str]:
     names = sorted(os.listdir(folder))
-    # Archives made on a Mac hold "._name" beside "name".
+    # Archives created on macOS contain "._name" next to "name".
     return [n.removesuffix(suffix) for n in names if n.endswith(suffix) and not n.startswith(".")]
 
 
@@ -75,7 +75,7 @@ def read_json(path: Path) -> Any:
     """Read a json file.
 
     Raises:
-        UserError: it cannot be read, or is no json.
+        UserError: an unreadable file, or invalid json.
     """
     try:
         return json.loads(path.read_bytes())
@@ -91,7 +91,7 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         UserError: see :func:`ita.data.reading.read_label_values`.
     """
-    with _remedy():
+    with _adding_remedy():
         return read_label_values(str(path))
 
 
@@ -101,58 +101,58 @@ def read_segment_classes(
     """Read a panoptic PNG as the classes of its segments.
 
     Args:
-        segments: segment id and class of every segment.
-        void: the class of pixels without segment.
+        segments: (segment id, class) of every segment.
+        void: class of pixels without a segment.
 
     Returns:
-        integers [H, W].
+        Integers [H, W].
 
     Raises:
         UserError: see :func:`ita.data.reading.read_segment_index`.
     """
     record = {"pan_seg_file_name": str(path), "segments_info": [{"id": i} for i, _ in segments]}
-    with _remedy():
+    with _adding_remedy():
         index = read_segment_index(record)
     return np.array([*(c for _, c in segments), void])[index]
 
 
 def read_channels(path: Path, count: int) -> list[np.ndarray]:
-    """Read the first channels of a color PNG, each uint8 [H, W].
+    """Read the first ``count`` channels of a color PNG, each uint8 [H, W].
 
     Raises:
-        UserError: not decodable, or not a color image.
+        UserError: a file that cannot be decoded, or one that is not a color image.
     """
     with opened(path) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise UserError(f"{path} is not a color PNG: {AGAIN}")
-        # Channel by channel is faster than the array of all.
+        # Reading channel by channel is faster than converting the whole image.
         return [np.asarray(image.getchannel(i)) for i in range(count)]
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file as it is, without turning it as EXIF says.
+    """Open an image file without applying its EXIF orientation.
 
     Raises:
-        UserError: it cannot be opened, or decoded within the ``with`` statement.
+        UserError: the file cannot be opened, or decoded within the ``with`` statement.
     """
     try:
         with Image.open(path) as image:
             yield image
-    # PIL raises SyntaxError for a broken PNG, ValueError or EOFError for others.
+    # PIL raises SyntaxError for a broken PNG, and ValueError or EOFError for other bad files.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
 
 
 def check_size(image_file: Path, label_file: Path, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Compare the size of an image with its label map's shape (height, width, ...).
+    """Check that an image has the size of its label map's shape (height, width, ...).
 
     Returns:
-        width and height.
+        (width, height).
 
     Raises:
-        UserError: they differ, or the image cannot be opened.
+        UserError: different sizes, or an image that cannot be opened.
     """
     with opened(image_file) as image:
         size = image.size
@@ -165,7 +165,7 @@ def check_size(image_file: Path, label_file: Path, shape: tuple[int, ...]) -> tu
 
 
 @contextmanager
-def _remedy() -> Iterator[None]:
+def _adding_remedy() -> Iterator[None]:
     try:
         yield
     except UserError as error:

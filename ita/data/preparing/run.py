@@ -1,4 +1,4 @@
-"""Preparing the splits of a data set."""
+"""Preparation of the splits of a data set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,20 +22,21 @@ def prepare(
     """Prepare splits of a data set.
 
     Args:
-        splits: those that must be there; if none, those that are there.
+        splits: required splits; if empty, all that were downloaded.
 
     Yields:
-        A line about everything that was made, found finished or left out.
+        Lines that report the outputs written, already finished or skipped.
 
     Raises:
-        UserError: nothing is there, a raw file is missing or bad, or a file cannot be written.
+        UserError: no downloaded split, a missing or bad raw file, or a file that cannot be written.
     """
     if not root.is_dir():
         raise UserError(
-            f"{root} is no folder: --root or {ROOT_VARIABLE} names the one that holds all data sets"
+            f"{root} is not a folder: --root or {ROOT_VARIABLE} must name the folder of all data "
+            "sets"
         )
     plans, missing = [], []
-    # Everything is looked for before anything is written.
+    # All inputs are located before anything is written.
     for split in splits or SPLITS:
         try:
             plans.append(plan(root, split))
