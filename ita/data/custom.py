@@ -93,7 +93,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Sequence) and all(type(v) is kind for v in value)
+    return lambda value: isinstance(value, list | tuple) and all(type(v) is kind for v in value)
 
 
 _PATH = (_is_path, "a path")
@@ -107,10 +107,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "panoptic_root": _PATH,
     "panoptic_json": _PATH,
     "instances_json": _PATH,
-    "things": (
-        lambda value: not isinstance(value, str) and _is_list_of(str)(value),
-        "a list of class names, such as [cat, dog], or []",
-    ),
+    "things": (_is_list_of(str), "a list of class names, such as [cat, dog], or []"),
     "made_by": (_is_path, "the command that creates the files"),
     "test_size": (
         lambda value: _is_list_of(int)(value) and len(value) == 2 and 0 < value[0] <= value[1],

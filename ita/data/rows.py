@@ -140,5 +140,8 @@ def _check_ids(row: DatasetRow, file_ids: Sequence[int]) -> None:
             raise UserError(
                 f"data set {row.name}: label value {min(both)} is both a class and ignored"
             )
-        if max(*label_ids, *folder.ignored) >= MAX_LABEL_VALUES:
-            raise UserError(f"data set {row.name}: label values must be below {MAX_LABEL_VALUES}")
+        values = (*label_ids, *folder.ignored)
+        if min(values) < 0 or max(values) >= MAX_LABEL_VALUES:
+            raise UserError(
+                f"data set {row.name}: label values must be from 0 to {MAX_LABEL_VALUES - 1}"
+            )

@@ -137,6 +137,8 @@ def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monke
         (SEMANTIC.replace("images", "[images]"), r"image_root is \['images'\]; it must be a path"),
         (SEMANTIC.replace("[0, 255]", "[0, void]"), "ignored_values is .*'void'.* label values"),
         (SEMANTIC.replace("[0, 255]", "255"), "ignored_values is 255; it must be a list"),
+        (SEMANTIC.replace("[0, 255]", '""'), "ignored_values is ''; it must be a list"),
+        (SEMANTIC.replace("[0, 255]", "[-1]"), "label values must be from 0 to 65535"),
         (SEMANTIC.replace("[320, 640]", "[640, 320]"), "test_size is .* short side and maximum"),
         (SEMANTIC.replace("[320, 640]", "320"), "test_size is 320"),
         (SEMANTIC + "  made_by: [make]\n", "made_by is .* must be the command that creates"),
