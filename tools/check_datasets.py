@@ -1,4 +1,4 @@
-"""``ita datasets check``."""
+"""Alias of ``ita datasets check``."""
 
 import sys
 

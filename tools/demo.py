@@ -1,4 +1,4 @@
-"""``ita toy demo``."""
+"""Alias of ``ita toy demo``."""
 
 import sys
 

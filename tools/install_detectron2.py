@@ -1,4 +1,4 @@
-"""``ita install-detectron2``."""
+"""Alias of ``ita install-detectron2``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``ita toy make``."""
+"""Alias of ``ita toy make``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Compare ITA with its parts left out and with FC-CLIP on the toy world."""
+"""Compare ITA with ablated variants and FC-CLIP on the toy world."""
 
 import sys
 

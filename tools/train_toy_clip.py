@@ -1,4 +1,4 @@
-"""``ita toy train-clip``."""
+"""Alias of ``ita toy train-clip``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``ita toy train-model``."""
+"""Alias of ``ita toy train-model``."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Image-caption pairs of the toy world, as an image-text model would find them on the web.
+"""Image-caption pairs of the toy world, similar to web data for image-text models.
 
-They cover the whole vocabulary, also the pairs of words that segmentation never trains on. Masks
-choose what images show, views of a subject and windows around one; captions only name it.
+They cover all classes, including the word pairs held out from segmentation training. Masks
+determine the image content, views of a subject and windows around one; captions only name it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ ALL_THINGS = THINGS + DISTRACTOR_THINGS
 ALL_STUFF = STUFF + DISTRACTOR_STUFF
 SUBJECTS = ALL_THINGS + ALL_STUFF
 SCENE_SIZE = 144
-# Greatest side of a view in lengths of its subject's bounding box.
+# Maximum side of a view, relative to the length of its subject's bounding box.
 MAX_CONTEXT = 1.8
-# Length in pixels of the part of a ground that is a view's subject, and of how many random ones the
-# one with the most of that ground in it is taken.
+# Side in pixels of the ground patch that a view shows, and number of random candidates from which
+# the patch with the largest share of that ground is selected.
 MIN_GROUND, MAX_GROUND = 24, 44
 GROUND_CANDIDATES = 16
-# A segment that nobody would name is smaller than this, in pixels.
+# Minimum area of a segment that captions name, in pixels.
 MIN_NAMED_AREA = 150
-# Side of a window around an object or ground in a scene, in lengths of it.
+# Side of a window around an object or ground in a scene, relative to its length.
 MIN_WINDOW, MAX_WINDOW = 0.6, 1.3
-# Names in a caption of a whole scene.
+# Maximum number of names in a caption of a whole scene.
 MAX_NAMED = 5
 SYNONYM_RATE = 0.25
 PATTERNS = (
@@ -47,16 +47,16 @@ PATTERNS = (
     "other things and a {}",
 )
 SIZES = ("small", "medium", "large")
-# First word of every random seed here, where data sets have theirs: a data set of another seed than
-# this has other scenes.
+# First element of every random seed here, where a data set has its seed: its scenes differ from
+# these unless its seed is this value.
 _STREAM = 0xC11B
 
 
 def all_texts() -> Iterator[str]:
-    """Texts with every word that a caption can have."""
-    anything = SUBJECTS[0]
+    """Yield texts that contain every word of the captions."""
+    subject = SUBJECTS[0]
     for pattern in PATTERNS:
-        yield from (pattern.replace("SIZE", size).format(anything) for size in SIZES)
+        yield from (pattern.replace("SIZE", size).format(subject) for size in SIZES)
     yield from (text for name in SUBJECTS for text in (name, f"a {synonym(name)} and"))
 
 
@@ -66,13 +66,13 @@ class Batch:
 
     Attributes:
         views: images of one subject each.
-        scenes: images of several.
-        windows: parts of scenes that have a caption: (scene, left, top, right, bottom), lengths in
-            sides of the image.
+        scenes: images of several subjects.
+        windows: captioned regions of scenes: (scene, left, top, right, bottom), relative to the
+            side of the image.
         captions: of the views, then of the windows.
-        named: the classes in each caption.
-        shown: the classes that what it is the caption of counts as showing: of a view or window its
-            subject, of a whole scene all that somebody would name.
+        named: classes that each caption names.
+        shown: classes that count as shown by each captioned image: the subject of a view or
+            window, or all classes of a whole scene that are large enough to name.
     """
 
     views: list[Image.Image] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a subject is: an image, and the middle and length of the subject's box in pixels."""
+    """Location of a subject: an image, and the center and length of the subject's box in pixels."""
 
     image: Image.Image
     x: float
@@ -95,14 +95,14 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Group:
-    """A scene of several objects: its image and the places of what it shows, by name."""
+    """A scene of several objects: its image and the names and places of its segments."""
 
     image: Image.Image
     places: tuple[tuple[str, _Place], ...]
 
 
 def _portrait(rng: np.random.Generator, name: str) -> _Place:
-    """A scene with a single object, which can be seen."""
+    """Place of an object that is alone in its scene and large enough to name."""
     while True:
         scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, [name], ALL_STUFF, max_objects=1)
         for segment in scene.segments:
@@ -118,7 +118,7 @@ def _place_of(image: Image.Image, segment: Segment) -> _Place:
 
 
 def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray) -> _Place:
-    """Where mostly this ground is."""
+    """A random place that shows mostly this ground."""
     length = rng.uniform(MIN_GROUND, MAX_GROUND)
     reach = round(length / 2)
 
@@ -131,16 +131,16 @@ def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray
 
 
 class CaptionedViews:
-    """Images of random scenes with captions; the same arguments give the same ones.
+    """Images of random scenes with captions, deterministic given the arguments.
 
     Args:
-        seed: of the scenes and of the views.
-        portraits_each: scenes drawn of every class of objects alone.
-        num_scenes: scenes of several objects.
+        seed: random seed of the scenes and views.
+        portraits_each: number of single-object scenes drawn for every class of objects.
+        num_scenes: number of scenes with several objects.
         size: side of a view in pixels; may be changed at any time.
 
     Raises:
-        UserError: so few scenes that some ground is in none.
+        UserError: too few scenes to show every ground.
     """
 
     def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
@@ -157,20 +157,20 @@ class CaptionedViews:
         for number in range(num_scenes):
             self._add_group(np.random.default_rng((_STREAM, seed, 1, number)))
         if missing := [name for name, places in self._places.items() if not places]:
-            raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}: draw more")
+            raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}; draw more")
 
     def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
-        """One view of each class, in random order, and the classes' names."""
+        """One view of each class, in random order, and the class names."""
         subjects = [str(name) for name in self.rng.permutation(SUBJECTS)]
         return [self._view(self._random_place(name)) for name in subjects], subjects
 
     def batches(self, num_views: int, num_scenes: int, scene_size: int) -> Iterator[Batch]:
-        """Endless batches.
+        """Yield batches endlessly.
 
         Args:
-            num_views: views of different classes, at most one of each.
-            num_scenes: scenes, each with a window around every object and ground and with one over
-                the whole of it, whose caption names several.
+            num_views: number of views, at most one of each class.
+            num_scenes: number of scenes, each with a window around every object and ground and one
+                over the whole scene, whose caption names several classes.
             scene_size: side of a scene's image in pixels.
         """
         while True:
@@ -199,10 +199,10 @@ class CaptionedViews:
         self._groups.append(_Group(image, tuple(places)))
 
     def _add_scene(self, batch: Batch, group: _Group, size: int) -> None:
-        """Add a scene to a batch, mirrored or not, with its windows."""
+        """Add a scene, randomly mirrored, and its windows to a batch."""
         index, mirrored = len(batch.scenes), self.rng.random() < 0.5
         image = group.image.resize((size, size), Image.Resampling.BILINEAR)
-        batch.scenes.append(self._lit(ImageOps.mirror(image) if mirrored else image))
+        batch.scenes.append(self._jitter_brightness(ImageOps.mirror(image) if mirrored else image))
         for name, place in group.places:
             half = place.length * self.rng.uniform(MIN_WINDOW, MAX_WINDOW) / 2
             x = SCENE_SIZE - 1 - place.x if mirrored else place.x
@@ -211,9 +211,9 @@ class CaptionedViews:
             self._describe(batch, name)
         shown = sorted({name for name, _ in group.places})
         if len(shown) > 1:
-            named = self._some(shown)
+            named = self._sample_names(shown)
             batch.windows.append((index, 0.0, 0.0, 1.0, 1.0))
-            batch.captions.append(" and ".join(f"a {self._word(name)}" for name in named))
+            batch.captions.append(" and ".join(f"a {self._random_synonym(name)}" for name in named))
             batch.named.append(frozenset(named))
             batch.shown.append(frozenset(shown))
 
@@ -222,7 +222,7 @@ class CaptionedViews:
         return places[self.rng.integers(len(places))]
 
     def _view(self, place: _Place) -> Image.Image:
-        """A square around the place, which lies anywhere inside it."""
+        """Square crop that contains the place at a random position."""
         image, rng = place.image, self.rng
         side = min(place.length * rng.uniform(1, MAX_CONTEXT), image.width)
         slack = (side - place.length) / 2
@@ -230,24 +230,23 @@ class CaptionedViews:
         left, top = np.clip(corner, 0, image.width - side)
         box = (left, top, left + side, top + side)
         view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        return self._lit(ImageOps.mirror(view) if rng.random() < 0.5 else view)
+        return self._jitter_brightness(ImageOps.mirror(view) if rng.random() < 0.5 else view)
 
-    def _lit(self, image: Image.Image) -> Image.Image:
+    def _jitter_brightness(self, image: Image.Image) -> Image.Image:
         return ImageEnhance.Brightness(image).enhance(self.rng.uniform(0.85, 1.15))
 
-    def _word(self, name: str) -> str:
+    def _random_synonym(self, name: str) -> str:
         return synonym(name) if self.rng.random() < SYNONYM_RATE else name
 
     def _describe(self, batch: Batch, subject: str) -> None:
         """Add a caption that names one class."""
         pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
         pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
-        batch.captions.append(pattern.format(self._word(subject)))
+        batch.captions.append(pattern.format(self._random_synonym(subject)))
         batch.named.append(frozenset((subject,)))
         batch.shown.append(frozenset((subject,)))
 
-    def _some(self, names: Sequence[str]) -> list[str]:
-        """As many as a caption has, in random order."""
-        # Who cannot name everything leaves out the ground.
+    def _sample_names(self, names: Sequence[str]) -> list[str]:
+        """At most ``MAX_NAMED`` of the names, in random order; grounds are dropped first."""
         shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
         return [str(name) for name in self.rng.permutation(shuffled[:MAX_NAMED])]

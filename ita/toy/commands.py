@@ -1,4 +1,4 @@
-"""Running ``ita train`` in a process of its own, as a person would."""
+"""Running ``ita train`` in a separate process, as from the command line."""
 
 import json
 import os
@@ -12,15 +12,15 @@ from ita.errors import UserError
 
 
 def run_training(config: str, datasets: Path, *arguments: str) -> None:
-    """Run ``ita train``, its output going to the terminal, after printing the command.
+    """Print the ``ita train`` command and run it, with its output on the terminal.
 
     Args:
-        config: the config file.
-        datasets: the folder for DETECTRON2_DATASETS.
-        arguments: further words of the command line.
+        config: config file.
+        datasets: folder for DETECTRON2_DATASETS.
+        arguments: further command-line arguments.
 
     Raises:
-        UserError: the command failed; it has printed the reason.
+        UserError: the command failed and has printed the reason.
     """
     words = ["train", "--config-file", config, *arguments]
     sys.stdout.write(f"\n$ DETECTRON2_DATASETS={datasets} {shlex.join(['ita', *words])}\n")
@@ -32,5 +32,5 @@ def run_training(config: str, datasets: Path, *arguments: str) -> None:
 
 
 def read_results(run: Path) -> dict[str, Any]:
-    """Data set -> results of the last evaluation of a run's folder."""
+    """Results of the last evaluation in a run folder, by data set."""
     return json.loads((run / "results.json").read_text(encoding="utf-8"))["results"]

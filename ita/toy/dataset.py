@@ -1,4 +1,4 @@
-"""Writes scenes of the toy world as a data set in COCO panoptic's own on-disk format."""
+"""Writing scenes of the toy world as a data set in COCO panoptic format."""
 
 import json
 import math
@@ -18,33 +18,33 @@ from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN
 from ita.toy.scenes import Scene, Segment, draw_scene
 
 CLASS_LISTS = Path(__file__).parent / "class_lists"
-# What a folder was made from; a folder without this file was not made here.
+# File with the arguments of a data set; a folder without it was not written by this module.
 DESCRIPTION = "toy.json"
-# Goes up whenever the same arguments give other scenes, so that an old folder is not taken for new.
+# Increased whenever the same arguments yield different scenes, so that old folders are detected.
 WORLD = 4
-# Sets the scenes apart from those that captions are made of, which come from a seed as well.
+# Separates these scenes from those of the captions, which are seeded as well.
 _STREAM = 1
-# Width and height relative to the size asked for.
+# Width and height relative to the requested size.
 PROPORTIONS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0))
 
 
 def _half_and_half(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
-    """A sequence from which a draw is as often of ``first`` as of ``second``."""
+    """Repeat items so that a uniform draw is from either sequence with equal probability."""
     length = math.lcm(len(first), len(second))
     return (*first,) * (length // len(first)) + (*second,) * (length // len(second))
 
 
 @dataclass(frozen=True)
 class _Split:
-    """What a split's objects are drawn from, and the list of the classes that its files name."""
+    """Names that a split's objects are drawn from, and the class list of its annotation files."""
 
     things: tuple[str, ...]
     class_list: str = "toy"
 
 
-# In this order: a split's position is part of the seed of its scenes.
+# The order matters: the index of a split is part of the seed of its scenes.
 SPLITS = {
-    # Its files name no class that it does not show.
+    # Its annotation files list only the classes that it shows.
     "train": _Split(SEEN_THINGS, "toy_seen"),
     "val": _Split(_half_and_half(SEEN_THINGS, VAL_UNSEEN)),
     "test_seen": _Split(SEEN_THINGS),
@@ -64,36 +64,36 @@ def make_toy_dataset(
 ) -> Path:
     """Write the splits train, val, test_seen, test_unseen and test_all.
 
-    They are byte for byte the same for the same arguments. The folder gets for each split
+    The same arguments yield byte-identical files. For each split, the folder contains
     ``toy_SPLIT/*.jpg``, ``panoptic_SPLIT.json``, ``panoptic_SPLIT/*.png`` and
-    ``instances_SPLIT.json``. It is complete or not there. A folder that already holds this very
-    data set is left as it is.
+    ``instances_SPLIT.json``. It is written atomically. A folder that already contains the same
+    data set is left unchanged.
 
     Args:
-        seed: of all scenes; those of the splits differ.
-        train: number of training scenes; they show seen classes only.
-        val: number of validation scenes; half of the objects are of VAL_UNSEEN.
+        out_dir: folder to write.
+        seed: random seed; the splits have different scenes.
+        train: number of training scenes, which show seen classes only.
+        val: number of validation scenes; half of their objects are from VAL_UNSEEN.
         test: number of scenes of each test split: objects of seen classes, of TEST_UNSEEN, and of
-            both alike.
-        size: the longer side of every image, in pixels.
+            both in equal parts.
+        size: longer side of every image, in pixels.
 
     Returns:
         ``out_dir``.
 
     Raises:
-        UserError: numbers that make no data set, a folder with something else in it, or one that
-            cannot be written.
+        UserError: a number is out of range, or the folder has other content or cannot be written.
     """
     if min(train, val, test) < 1 or size < 32 or seed < 0:
         raise UserError(
             f"train {train}, val {val}, test {test}, size {size}, seed {seed}: a toy data set "
-            "needs a scene of each split, a size of at least 32 and a seed that is not negative"
+            "needs at least one scene per split, a size of at least 32 and a non-negative seed"
         )
     out_dir = Path(out_dir)
     description = {
         "world": WORLD, "seed": seed, "train": train, "val": val, "test": test, "size": size
     }  # fmt: skip
-    if _is_made(out_dir, description):
+    if _is_written(out_dir, description):
         return out_dir
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -110,29 +110,29 @@ def make_toy_dataset(
     return out_dir
 
 
-def _is_made(out_dir: Path, description: dict[str, int]) -> bool:
-    """Whether the folder holds this very data set; UserError if it holds something else."""
+def _is_written(out_dir: Path, description: dict[str, int]) -> bool:
+    """Whether the folder contains this data set. Raises UserError if it has other content."""
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     try:
-        made_from = json.loads((out_dir / DESCRIPTION).read_text())
+        existing = json.loads((out_dir / DESCRIPTION).read_text())
     except (OSError, ValueError):
-        made_from = None
-    if made_from == description:
+        existing = None
+    if existing == description:
         return True
-    other = ""
-    if isinstance(made_from, dict):
-        pairs = ((key, made_from.get(key), value) for key, value in description.items())
-        told = ", ".join(f"{key} {there}, not {now}" for key, there, now in pairs if there != now)
-        other = f" ({told})" if told else ""
+    details = ""
+    if isinstance(existing, dict):
+        pairs = ((key, existing.get(key), value) for key, value in description.items())
+        changes = ", ".join(f"{key} {old}, not {new}" for key, old, new in pairs if old != new)
+        details = f" ({changes})" if changes else ""
     raise UserError(
-        f"{out_dir} already holds something else{other}; remove it or name another folder"
+        f"{out_dir} already has other content{details}; remove it or choose another folder"
     )
 
 
 @dataclass
 class _Annotations:
-    """The json files of a split, filled scene by scene."""
+    """Annotations of a split, filled scene by scene."""
 
     category_ids: dict[str, int]
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -140,7 +140,7 @@ class _Annotations:
     instances: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, image_id: int, file_name: str, scene: Scene, segment_ids: Sequence[int]) -> None:
-        """Add a scene whose segments have these ids."""
+        """Add a scene with the given segment ids."""
         height, width = scene.image.shape[:2]
         self.images.append(
             {"id": image_id, "file_name": file_name, "height": height, "width": width}
@@ -192,7 +192,7 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], si
     images.mkdir()
     panoptic.mkdir()
     for image_id in range(1, count + 1):
-        # Each scene has a generator of its own, so that more scenes leave the first ones alone.
+        # One generator per scene, so that adding scenes does not change the first ones.
         rng = np.random.default_rng([*seed, image_id, _STREAM])
         proportions = PROPORTIONS[rng.integers(len(PROPORTIONS))]
         width, height = (round(size * proportion) for proportion in proportions)
@@ -206,7 +206,7 @@ def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int], si
 
 
 def _panoptic_png(scene: Scene, segment_ids: Sequence[int]) -> Image.Image:
-    """Segment ids as colors: id = R + 256 G + 256² B, black where unlabelled."""
+    """Encode segment ids as colors: id = R + 256 G + 256² B, black where unlabelled."""
     color = np.zeros(scene.image.shape, np.uint8)
     for segment_id, segment in zip(segment_ids, scene.segments, strict=True):
         color[segment.mask] = segment_id & 255, segment_id >> 8 & 255, segment_id >> 16

@@ -17,12 +17,12 @@ def demo(output: Path, iterations: int, test: int) -> str:
     """Draw the scenes, evaluate the untrained model, train in two runs, evaluate again.
 
     Args:
-        output: folder for scenes, checkpoints, results and pictures; earlier ones are replaced.
-        iterations: training steps in all.
+        output: folder for scenes, checkpoints, results and pictures; existing ones are replaced.
+        iterations: total number of training iterations.
         test: number of test scenes.
 
     Returns:
-        Tables of both results and the folder of the pictures, for the terminal.
+        Tables of both results and the path of the pictures, for printing.
 
     Raises:
         UserError: a command failed, or the folder cannot be written.
@@ -44,8 +44,7 @@ def demo(output: Path, iterations: int, test: int) -> str:
         "after training": read_results(run)[TEST_SET],
     }
     lines = [
-        f"\nOn scenes of another seed than the training ones, after "
-        f"{time.perf_counter() - start:.0f} s in all:",
+        f"\nResults on held-out scenes, after {time.perf_counter() - start:.0f} s in total:",
         format_table(results),
         format_seen_table(results),
     ]

@@ -1,6 +1,6 @@
-"""What the toy world's words look like: masks of shapes, coats of objects, textures of ground.
+"""Appearance of the toy world: shape masks, object coats and ground textures.
 
-Every texture is a function of a random generator and pixel coordinates and returns RGB in 0-1.
+Every texture is a function of a random generator and pixel coordinates and returns RGB in [0, 1].
 """
 
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 RGB = tuple[float, float, float]
-# A mask from coordinates relative to an object's center and size: (u, v, radius) -> bool [H, W].
+# (u, v, radius), coordinates relative to an object's center and size -> mask, bool [H, W].
 ShapeMask = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-# A texture from pixel coordinates y and x [H, W]: float [H, W, 3].
+# (generator, y, x), pixel coordinates [H, W] -> texture, float [H, W, 3].
 Texture = Callable[[np.random.Generator, np.ndarray, np.ndarray], np.ndarray]
 
 
 def _star(u: np.ndarray, v: np.ndarray, radius: np.ndarray) -> np.ndarray:
     tip, notch, half = 1.08, 0.45, np.pi / 5
-    # Angle from the nearest of five tips, up to half the angle between two.
+    # Angle to the nearest of the five tips, at most half the angle between two tips.
     angle = np.abs((np.arctan2(u, -v) + half) % (2 * half) - half)
     # The straight edge from tip to notch, in polar coordinates.
     edge = tip * notch * np.sin(half) / (tip * np.sin(angle) + notch * np.sin(half - angle))
@@ -79,7 +79,7 @@ def _plain(color: RGB) -> Texture:
 
 
 def _waves(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
-    """A sine along a random direction, [H, W]."""
+    """Sine wave along a random direction, [H, W]."""
     angle, phase = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
     return np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + phase)
 
@@ -108,7 +108,7 @@ def _dotted(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 def _checkered(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Black and white, as on a chessboard."""
+    """Black and white checkerboard."""
     side, angle = rng.uniform(5.5, 7.5), rng.uniform(0, np.pi)
     u = np.floor((x * np.cos(angle) + y * np.sin(angle)) / side + rng.random())
     v = np.floor((y * np.cos(angle) - x * np.sin(angle)) / side + rng.random())
@@ -154,7 +154,7 @@ def _brick_wall(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.nd
 
 
 def _cells(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, side: float) -> np.ndarray:
-    """Distances to the nearest and second nearest of scattered points, [2, H, W] in ``side``."""
+    """Distances to the two nearest of randomly scattered points, [2, H, W], in ``side``."""
     rows, columns = int(y.max() / side) + 2, int(x.max() / side) + 2
     offset = rng.random((2, rows + 2, columns + 2))
     row, column = (y / side).astype(int), (x / side).astype(int)

@@ -1,4 +1,4 @@
-"""Training the toy model that is installed with the package, and writing its folder."""
+"""Training of the toy model that is installed with the package."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,31 +24,31 @@ TEST_SETS = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """Size of the training; the model of the package has the default."""
+    """Size of the training; the defaults are those of the installed model."""
 
     scenes: int = TRAIN_SCENES
     iterations: int = 4800
 
 
 def train_toy_model(folder: Path, work: Path, schedule: Schedule) -> str:
-    """Train the model of ``folder/config.yaml`` and write its weights and its card.
+    """Train the model of ``folder/config.yaml`` and write its weights and model card.
 
     An interrupted training resumes from the last checkpoint in ``work``.
 
     Args:
-        folder: holds ``config.yaml``.
-        work: for scenes, checkpoints and logs.
+        folder: model folder with ``config.yaml``.
+        work: folder for scenes, checkpoints and logs.
         schedule: number of training scenes and iterations.
 
     Returns:
-        The card's table of results.
+        The results table of the card.
 
     Raises:
-        UserError: no config, training failed, or a folder cannot be written.
+        UserError: the config is missing, training failed, or a folder cannot be written.
     """
     config = folder / CONFIG_NAME
     if not config.is_file():
-        raise UserError(f"{config} does not exist; copy that of ita/toy/model")
+        raise UserError(f"{config} does not exist; copy the one in ita/toy/model")
     run = work / "run"
     make_toy_dataset(work / "datasets" / "toy", train=schedule.scenes)
     run_training(
@@ -87,18 +87,18 @@ def _table(results: dict[str, Any]) -> str:
 _CARD = """\
 # The toy model
 
-A small ITA that `ita.load()` and `ita segment` use unless they are given another model. It is
-trained on drawn scenes of the toy world and knows nothing of real images: its objects are called
-"striped triangle" or "red ring", its backgrounds "grass" or "brick wall".
+A small ITA, the default model of `ita.load()` and `ita segment`. It is trained on drawn scenes of
+the toy world and does not work on real images: its objects are named "striped triangle" or "red
+ring", its backgrounds "grass" or "brick wall".
 
-- `config.yaml`: `{config}` with the weights of the two classifiers that were best on
+- `config.yaml`: `{config}` with the classifier weights (α, β) that were best on
   validation scenes.
 - `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, with the
-  training class list. The frozen CLIP is that of `ita/toy/clip`.
+  training class list. The frozen CLIP is the one in `ita/toy/clip`.
 
 ## Results
 
-In percent; unseen classes are pairs of words that training never shows.
+In percent; unseen classes are word pairs held out from training.
 
 {table}
 

@@ -1,11 +1,11 @@
-"""Words of the toy world, and which of its classes training sees.
+"""Class names of the toy world and their split into seen and unseen classes.
 
-An object is called by two words, "striped triangle": what covers it and its shape. Every word
-occurs in some seen class, but two pairs in five are kept from training's annotations, half of
-them for choices (validation), half for reports (test).
+An object is named by two words, coat and shape, such as "striped triangle". Every word occurs in
+some seen class, but two in five word pairs are held out from the training annotations, half of
+them for validation, half for test.
 """
 
-# Each word with another one for the same thing.
+# Word -> synonym.
 COATS = {
     "red": "crimson",
     "yellow": "golden",
@@ -36,14 +36,14 @@ GROUNDS = {
     "gravel": "pebbles",
     "wood floor": "planks",
 }
-# In the CLIP's captions only: no scene of a data set shows them.
+# Only in the captions of the toy CLIP; no scene of a data set shows them.
 OTHER_COATS = {"green": "emerald", "black": "dark"}
 OTHER_SHAPES = {"flower": "blossom", "drop": "teardrop"}
 OTHER_GROUNDS = {"snow": "ice", "lava": "magma"}
 
-# Of the pairs (i-th coat, j-th shape), (i + 2 j) mod 5 says whose they are: each word has a fair
-# share of every part.
-_PARTS = 5
+# (i + 2 j) mod 5 assigns the pair of i-th coat and j-th shape to a split, which spreads every word
+# evenly over the splits.
+_MODULUS = 5
 _VAL, _TEST = 0, 2
 
 
@@ -51,28 +51,28 @@ def _pairs(coats: dict[str, str], shapes: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"{coat} {shape}" for shape in shapes for coat in coats)
 
 
-def _part(number: int) -> tuple[str, ...]:
+def _held_out(residue: int) -> tuple[str, ...]:
     return tuple(
         f"{coat} {shape}"
         for j, shape in enumerate(SHAPES)
         for i, coat in enumerate(COATS)
-        if (i + 2 * j) % _PARTS == number
+        if (i + 2 * j) % _MODULUS == residue
     )
 
 
 THINGS = _pairs(COATS, SHAPES)
 STUFF = tuple(GROUNDS)
-VAL_UNSEEN, TEST_UNSEEN = _part(_VAL), _part(_TEST)
+VAL_UNSEEN, TEST_UNSEEN = _held_out(_VAL), _held_out(_TEST)
 SEEN_THINGS = tuple(name for name in THINGS if name not in VAL_UNSEEN + TEST_UNSEEN)
 DISTRACTOR_THINGS = _pairs(OTHER_COATS, SHAPES) + _pairs(COATS | OTHER_COATS, OTHER_SHAPES)
 DISTRACTOR_STUFF = tuple(OTHER_GROUNDS)
 
-_OTHER_WORD = COATS | SHAPES | GROUNDS | OTHER_COATS | OTHER_SHAPES | OTHER_GROUNDS
+_SYNONYMS = COATS | SHAPES | GROUNDS | OTHER_COATS | OTHER_SHAPES | OTHER_GROUNDS
 
 
 def synonym(name: str) -> str:
-    """The same class in other words: "striped triangle" -> "stripy wedge"."""
-    if name in _OTHER_WORD:
-        return _OTHER_WORD[name]
+    """Replace every word by its synonym: "striped triangle" -> "stripy wedge"."""
+    if name in _SYNONYMS:
+        return _SYNONYMS[name]
     coat, shape = name.split()
-    return f"{_OTHER_WORD[coat]} {_OTHER_WORD[shape]}"
+    return f"{_SYNONYMS[coat]} {_SYNONYMS[shape]}"

@@ -1,6 +1,6 @@
-"""Scenes of the toy world: objects over textured ground, with the true segments.
+"""Scenes of the toy world: objects over textured ground, with ground-truth segments.
 
-Objects differ in coat, shape, size, turn and shading, and hide what is under them. A few scenes
+Objects vary in coat, shape, size, rotation and shading, and occlude the layers below. Some scenes
 have an unlabelled patch or a crowd of small objects.
 """
 
@@ -13,13 +13,14 @@ from ita.toy.drawing import COAT_TEXTURES, GROUND_TEXTURES, SHAPE_MASKS
 
 MAX_OBJECTS = 5
 MAX_GROUNDS = 3
-# Radius of objects, in shorter sides of the image.
+# Radius of objects, relative to the shorter side of the image.
 MIN_RADIUS, MAX_RADIUS = 0.12, 0.26
-# Turn of objects in either direction, in radians.
+# Maximum rotation of objects in either direction, in radians.
 MAX_TURN = 0.5
-# Objects and ground that show fewer pixels than this are no segments.
+# Minimum visible area of a segment, in pixels.
 MIN_AREA = 40
-# An object that shows less than this part of itself tells nobody its shape, and is not drawn.
+# Minimum visible fraction of an object: below it, the shape is not recognizable. An object that
+# would occlude another one further is not drawn.
 MIN_VISIBLE = 0.6
 
 
@@ -34,7 +35,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, uint8 [H, W, 3] RGB, and its segments, which do not overlap."""
+    """An image, uint8 [H, W, 3] RGB, and its non-overlapping segments."""
 
     image: np.ndarray
     segments: tuple[Segment, ...]
@@ -48,16 +49,16 @@ def draw_scene(
     stuff: Sequence[str],
     max_objects: int = MAX_OBJECTS,
 ) -> Scene:
-    """Draw a random scene; the same state of ``rng`` gives the same scene.
+    """Draw a random scene, deterministic given the state of ``rng``.
 
     Args:
-        rng: where everything random comes from.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        things: names of objects to draw from, "COAT SHAPE"; a name given twice comes twice as
+        rng: source of all randomness.
+        height: image height in pixels.
+        width: image width in pixels.
+        things: object names to sample from, "COAT SHAPE"; a name listed twice is sampled twice as
             often.
-        stuff: names of grounds to draw from.
-        max_objects: how many objects there may be; with 1 there is no crowd either.
+        stuff: ground names to sample from.
+        max_objects: maximum number of objects; 1 also disables crowds.
 
     Returns:
         A scene of one to three grounds and one or more objects, each with its mask.
@@ -74,7 +75,7 @@ def draw_scene(
 
 
 class _Canvas:
-    """Paint in layers: a later one hides what it covers."""
+    """Image painted in layers; later layers occlude earlier ones."""
 
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
         self.rng = rng
@@ -84,11 +85,11 @@ class _Canvas:
         # Index of the topmost layer at each pixel; -1 is unlabelled.
         self.top = np.full((height, width), -1)
         self.layers: list[tuple[str, bool]] = []
-        # How many pixels each layer would show with nothing over it.
+        # Area of each layer without occlusion, in pixels.
         self.areas: list[int] = []
 
     def paint_ground(self, stuff: Sequence[str]) -> None:
-        """Wavy bands of different grounds over the whole image."""
+        """Paint wavy bands of different grounds over the whole image."""
         rng, height, width = self.rng, *self.top.shape
         count = rng.integers(1, min(MAX_GROUNDS, len(stuff)) + 1)
         names = rng.permutation(list(stuff))[:count]
@@ -103,14 +104,14 @@ class _Canvas:
             self._paint(str(name), band == index, texture * (1 + rng.uniform(-0.06, 0.06, 3)))
 
     def paint_unlabelled(self) -> None:
-        """A gray patch that belongs to no class."""
+        """Paint a gray patch that belongs to no class."""
         u, v = self._relative_coordinates(self.rng.uniform(0.1, 0.2), self._random_center())
         mask = u**2 + 2 * v**2 < 1
         self.image[mask] = self.rng.uniform(0.35, 0.6) + self.rng.normal(size=(mask.sum(), 1)) * 0.1
         self.top[mask] = -1
 
     def paint_crowd(self, name: str) -> None:
-        """Many small objects of one class, annotated as one crowd segment."""
+        """Paint many small objects of one class, annotated as one crowd segment."""
         center = self._random_center()
         mask = np.zeros(self.top.shape, bool)
         for _ in range(self.rng.integers(5, 9)):
@@ -119,14 +120,14 @@ class _Canvas:
         self._paint(name, mask, self._coat(name), is_crowd=True)
 
     def paint_object(self, name: str) -> None:
-        """One object of random size, place and turn; none if that would hide too much of others."""
+        """Paint an object of random size, position and rotation unless it hides others too much."""
         mask = self._shape(name, self.rng.uniform(MIN_RADIUS, MAX_RADIUS), self._random_center())
         coat = self._coat(name)
         if not self._hides_too_much(mask):
             self._paint(name, mask, coat * self._shading(mask)[..., None])
 
     def develop(self) -> np.ndarray:
-        """The image under a sloping light, with the noise of a camera: uint8 [H, W, 3]."""
+        """Image with a lighting gradient and camera noise, uint8 [H, W, 3]."""
         rng, height, width = self.rng, *self.top.shape
         slope = rng.uniform(-0.25, 0.25, 2)
         light = slope[0] * (self.x / width - 0.5) + slope[1] * (self.y / height - 0.5)
@@ -135,15 +136,15 @@ class _Canvas:
         return np.round(255 * noisy.clip(0, 1)).astype(np.uint8)
 
     def segments(self) -> tuple[Segment, ...]:
-        """What is visible of each layer, unless it is too little."""
+        """Visible part of each layer, without parts smaller than ``MIN_AREA``."""
         visible = [Segment(name, self.top == i, c) for i, (name, c) in enumerate(self.layers)]
         return tuple(segment for segment in visible if segment.mask.sum() >= MIN_AREA)
 
     def _hides_too_much(self, mask: np.ndarray) -> bool:
-        left = np.bincount(self.top[~mask & (self.top >= 0)], minlength=len(self.layers))
+        visible = np.bincount(self.top[~mask & (self.top >= 0)], minlength=len(self.layers))
         return any(
             name not in GROUND_TEXTURES and shown < MIN_VISIBLE * area
-            for (name, _), shown, area in zip(self.layers, left, self.areas, strict=True)
+            for (name, _), shown, area in zip(self.layers, visible, self.areas, strict=True)
         )
 
     def _paint(
@@ -155,14 +156,14 @@ class _Canvas:
         self.areas.append(int(mask.sum()))
 
     def _random_center(self) -> np.ndarray:
-        """(x, y) in pixels, inside the image by an eighth of its size."""
+        """Random (x, y) in pixels, at least an eighth of the image size away from its border."""
         height, width = self.top.shape
         return self.rng.uniform(0.125, 0.875, 2) * (width, height)
 
     def _relative_coordinates(
         self, radius: float, center: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Turned coordinates around a center, in units of ``radius`` times the image size."""
+        """Randomly rotated coordinates around a center, in ``radius`` times the image size."""
         x = (self.x - center[0]) / (radius * self.size)
         y = (self.y - center[1]) / (radius * self.size)
         turn = self.rng.uniform(-MAX_TURN, MAX_TURN)
@@ -176,7 +177,7 @@ class _Canvas:
         return COAT_TEXTURES[name.split()[0]](self.rng, self.y, self.x)
 
     def _shading(self, mask: np.ndarray) -> np.ndarray:
-        """Brightness that falls from one side of an object to the other, [H, W]."""
+        """Brightness that decreases from one side of an object to the other, [H, W]."""
         angle = self.rng.uniform(0, 2 * np.pi)
         across = self.x * np.cos(angle) + self.y * np.sin(angle)
         inside = across[mask] if mask.any() else across

@@ -153,8 +153,19 @@ def test_every_run_is_trained_and_evaluated_once(output, words, command, capsys)
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", attempt["commit"])
 
     assert main(words, command) == 0
-    assert "8 of 8 runs are finished already" in capsys.readouterr().out
+    assert "8 of 8 runs are already finished" in capsys.readouterr().out
     assert len(calls(output / "ita" / "seed0")) == 1
+
+
+def test_the_script_is_this_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "tools" / "toy_comparison.py"), "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Every run is a separate `ita train` in the folder OUTPUT" in done.stdout
 
 
 def test_another_split_or_ensemble_trains_nothing(output, words, command):
@@ -209,7 +220,7 @@ def test_wrong_weights_are_refused(words, command, capsys, more, told):
 
 def test_weights_out_of_range_are_refused(words, command, capsys):
     assert main([*words, "--weights", "ita=0,1.5"], command) == 1
-    assert "GEOMETRIC_ENSEMBLE_BETA is 1.5; it is from 0 to 1" in capsys.readouterr().err
+    assert "GEOMETRIC_ENSEMBLE_BETA is 1.5; it must be from 0 to 1" in capsys.readouterr().err
 
 
 def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeypatch):
@@ -218,7 +229,7 @@ def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeyp
     assert main([*words, "--train-scenes", "2"], command) == 0
     assert main([*words, "--train-scenes", "3"], command) == 1
     folder = output / "datasets" / "toy"
-    told = f"{folder} already holds something else (train 2, not 3); remove it"
+    told = f"{folder} already has other content (train 2, not 3); remove it"
     assert told in capsys.readouterr().err
     shutil.rmtree(output)
     assert main([*words, "--seeds", "0", "--train-scenes", "4"], command) == 0
@@ -236,11 +247,11 @@ def test_other_settings_are_refused(output, words, command, capsys):
     assert main(words, command) == 0
     assert main([*words, "--override", "SOLVER.BASE_LR", "0.5"], command) == 1
     error = capsys.readouterr().err
-    assert f"{output / 'ita' / 'seed0'} was made with other settings" in error
+    assert f"{output / 'ita' / 'seed0'} was created with other settings" in error
     assert "SOLVER.BASE_LR 0.001, now 0.5" in error
     assert main([*words, "--override", "TEST.NUM_PICTURES", "0"], command) == 1
     error = capsys.readouterr().err
-    assert f"{output / 'ita' / 'seed0' / 'val'} was made with other settings" in error
+    assert f"{output / 'ita' / 'seed0' / 'val'} was created with other settings" in error
     assert len(calls(output / "ita" / "seed0")) == 1
 
 
@@ -306,7 +317,7 @@ def test_stopping_ends_the_runs_and_the_same_command_goes_on(output, words, comm
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in error
+    assert "the same command resumes" in error
     for file in files:
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)
@@ -411,7 +422,7 @@ def test_report(comparison, tmp_path):
     assert "python tools/toy_comparison.py --output 'a b'" in text
     assert "- commit: abc" in text
     assert "+10.0 ± 2.8" in text
-    assert "Where it comes from" not in text  # nothing of it was measured
+    assert "Diagnostics" not in text  # nothing of it was measured
     content = json.loads((tmp_path / "name.json").read_text())
     assert content["runs"] == [{"variant": "ita", "seed": 0}]
     unseen = content["summary"]["ita"]["toy_val/sem_seg/mIoU_unseen"]

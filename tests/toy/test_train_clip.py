@@ -95,10 +95,13 @@ def test_a_folder_without_a_config(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--seed", "-1"], "--seed is at least 0"),
-        (["--small-steps", "-1"], "--small-steps is at least 0"),
+        (["--seed", "-1"], "--seed must be at least 0"),
+        (["--small-steps", "-1"], "--small-steps must be at least 0"),
         (["--views-per-batch", "500"], "--views-per-batch at most 128"),
-        (["--scenes", "4", "--scenes-per-batch", "5"], "--scenes-per-batch is at most --scenes"),
+        (
+            ["--scenes", "4", "--scenes-per-batch", "5"],
+            "--scenes-per-batch must be at most --scenes",
+        ),
     ],
 )
 def test_impossible_recipes(words, told, tmp_path, capsys):

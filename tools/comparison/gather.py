@@ -1,4 +1,4 @@
-"""From finished runs to a report."""
+"""Building a report from finished runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from comparison.runs import SPLITS, Run, Setup, measured
 from comparison.summary import Comparison
 from comparison.variants import BASE, Variant
 
-# Digits of git's name of a commit that are told.
+# Number of digits of a commit hash in the report.
 _SHORT = 10
 
 
@@ -19,22 +19,22 @@ def make_report(
     finished: Mapping[tuple[str, int], Run],
     command: Sequence[str],
 ) -> Report:
-    """Report finished evaluations.
+    """Build the report of finished evaluations.
 
     Args:
-        setup: that they share.
-        variants: in the order of tables.
+        setup: common setup of the runs.
+        variants: variants in the order of table rows.
         reference: name of the variant that others are compared with.
-        finished: evaluations by variant's name and seed.
-        command: what made them, as typed.
+        finished: evaluations by variant name and seed.
+        command: command that ran them, as typed.
     """
     numbers: dict[str, dict[int, dict[str, float]]] = {}
-    told = []
+    runs = []
     for (name, seed), run in sorted(finished.items(), key=lambda item: item[0][1]):
         numbers.setdefault(name, {})[seed] = measured(run)
         attempts = run.needs.record()["attempts"] + run.record()["attempts"]
         commits = sorted({_commit(attempt) for attempt in attempts})
-        told.append({"variant": name, "seed": seed, "commits": commits, **numbers[name][seed]})
+        runs.append({"variant": name, "seed": seed, "commits": commits, **numbers[name][seed]})
     datasets = SPLITS[setup.split]
     titles = {variant.name: variant.title for variant in variants}
     return Report(
@@ -44,7 +44,7 @@ def make_report(
         datasets=datasets,
         command=[word for word in command if word != "--report-only"],
         facts=_facts(setup, variants, finished),
-        runs=told,
+        runs=runs,
     )
 
 
@@ -73,7 +73,7 @@ def _facts(
         ),
     }
     if resumed:
-        facts["interrupted"] = f"{resumed} of {len(records)} trainings went on from a checkpoint"
+        facts["interrupted"] = f"{resumed} of {len(records)} trainings resumed from a checkpoint"
     for variant in variants:
         keys = variant.overrides | variant.at_test
         if shown := _pairs_of(keys):
@@ -87,7 +87,7 @@ def _commit(attempt: Mapping[str, Any]) -> str:
 
 
 def _each(values: Iterable[str]) -> str:
-    """Different values, in their order."""
+    """Join unique values, in their order."""
     return "; ".join(dict.fromkeys(values))
 
 

@@ -1,4 +1,4 @@
-"""The picture of a comparison: seen and unseen classes side by side, a point for every seed."""
+"""Plot of a comparison: seen and unseen classes side by side, one point per seed."""
 
 import io
 
@@ -11,16 +11,16 @@ from matplotlib.axes import Axes
 
 from comparison.summary import SEEN, UNSEEN, Column, Comparison
 
-# Two colors of Okabe and Ito's palette, which color-blind people tell apart.
-# Titles are short: beside long names of variants little room is left.
+# Colors of the color-blind-safe Okabe-Ito palette. Titles are short, since long variant names leave
+# little room.
 PANELS = ((SEEN, "seen classes", "#0072B2"), (UNSEEN, "unseen classes", "#D55E00"))
-# 8 inches at 200 dots: sharp at the 800 pixels of a web page, where 1 point is 1.4 pixels.
+# 8 inches at 200 dpi: sharp at a page width of 800 pixels, where 1 point is 1.4 pixels.
 WIDTH, DPI = 8.0, 200
 _ROW, _MARGIN = 0.55, 1.1
 
 
 def draw_plot(comparison: Comparison) -> bytes:
-    """A PNG of 1,600 pixels' width."""
+    """Draw the plot as a PNG with a width of 1,600 pixels."""
     variants = list(comparison.titles)
     with pyplot.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = pyplot.subplots(
@@ -41,16 +41,16 @@ def draw_plot(comparison: Comparison) -> bytes:
 
 
 def _draw_panel(panel: Axes, comparison: Comparison, column: Column, color: str) -> None:
-    greatest = 1.0
+    maximum = 1.0
     for row, variant in enumerate(comparison.titles):
         panel.axhline(row, color="0.9", zorder=0)
         values = list(comparison.values(variant, column.key).values())
         if not values:
             continue
-        greatest = max(greatest, *values)
+        maximum = max(maximum, *values)
         mean = comparison.summary(variant, column.key).mean
         panel.plot(values, [row] * len(values), "o", color=color, alpha=0.55, markersize=7)
         panel.plot([mean], [row], "|", color="black", markersize=18, markeredgewidth=2)
         panel.annotate(f"{mean:.1f}", (mean, row), (0, 11), textcoords="offset points", ha="center")
-    panel.set_xlim(0, greatest * 1.08)
+    panel.set_xlim(0, maximum * 1.08)
     panel.tick_params(axis="y", length=0)

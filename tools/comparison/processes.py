@@ -1,4 +1,4 @@
-"""Running ``train_net.py`` as a person would: in processes of its own."""
+"""Running ``ita train`` in separate processes."""
 
 import os
 import signal
@@ -13,33 +13,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (sys.executable, "-m", "ita", "train")
-# Bytes in the unit that the operating system counts memory in.
+# Bytes per unit of ``ru_maxrss``.
 _MEMORY_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def training_environment(datasets: Path, threads: int | None = None) -> dict[str, str]:
-    """This process's environment with the folder of the data sets.
+    """Environment of this process with the folder of the data sets.
 
     Args:
-        datasets: what DETECTRON2_DATASETS names.
-        threads: CPU threads of the process; None leaves the choice to PyTorch.
+        datasets: folder for DETECTRON2_DATASETS.
+        threads: number of CPU threads of a process; None leaves it to PyTorch.
     """
     environment = os.environ | {"DETECTRON2_DATASETS": str(datasets)}
     return environment if threads is None else environment | {"OMP_NUM_THREADS": str(threads)}
 
 
 class Stopped(Exception):
-    """No process is started any more."""
+    """Raised if a process is to be started after ``Processes.stop``."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has come to its end.
+    """Outcome of a finished process.
 
     Attributes:
-        exit_code: negative if a signal ended it.
-        seconds: from start to end.
-        peak_memory: most bytes resident in it or in one of the processes that it started.
+        exit_code: exit code; negative if terminated by a signal.
+        seconds: wall-clock time.
+        peak_memory: maximum resident memory of the process or of one of its children, in bytes.
     """
 
     exit_code: int
@@ -48,10 +48,10 @@ class Ended:
 
 
 class Processes:
-    """Runs commands, also from several threads at once, and can end all that are running.
+    """Runs commands, also from several threads at once, and can terminate all running ones.
 
-    Each process leads a session of its own: what is typed at the terminal does not reach it, and
-    it ends together with the processes that it has started.
+    Each process leads a separate session: keyboard signals of the terminal do not reach it, and it
+    is terminated together with its children.
     """
 
     def __init__(self) -> None:
@@ -67,13 +67,13 @@ class Processes:
         *,
         keep_open: Sequence[int] = (),
     ) -> Ended:
-        """Run a command in the checkout until it ends.
+        """Run a command in the repository root and wait for it.
 
         Args:
             command: program and arguments.
-            environment: all of its environment.
-            log: file that its output is added to.
-            keep_open: file descriptors that it inherits.
+            environment: complete environment of the process.
+            log: file that the output is appended to.
+            keep_open: file descriptors that the process inherits.
 
         Raises:
             Stopped: ``stop`` was called before.
@@ -95,17 +95,17 @@ class Processes:
                     pass_fds=keep_open,
                 )
                 self._running.add(process.pid)
-            # Until it is waited for with the lock held, the number is no other process's.
+            # Reaped only below, with the lock held, so that ``stop`` never signals a reused PID.
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             seconds = time.perf_counter() - start
             with self._lock:
                 self._running.remove(process.pid)
                 _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait again
+        process.returncode = os.waitstatus_to_exitcode(status)  # otherwise, Popen waits again
         return Ended(process.returncode, seconds, usage.ru_maxrss * _MEMORY_UNIT)
 
     def stop(self) -> None:
-        """End every running process and start none any more."""
+        """Terminate all running processes and start no further ones."""
         with self._lock:
             self._stopped = True
             for pid in self._running:

@@ -1,4 +1,4 @@
-"""A comparison as tables on the terminal, as Markdown with a plot, and as JSON."""
+"""Report of a comparison: tables for the terminal, Markdown with a plot, and JSON."""
 
 import json
 import shlex
@@ -9,9 +9,9 @@ from typing import Any
 
 from comparison.plot import draw_plot
 from comparison.summary import (
+    DIAGNOSTICS,
     DIFFERENCES,
     QUALITY,
-    REASONS,
     Column,
     Comparison,
     format_table,
@@ -22,16 +22,16 @@ from ita.files import write_atomically
 
 @dataclass(frozen=True)
 class Report:
-    """A comparison and how it came about.
+    """A comparison and its setup.
 
     Attributes:
         title: heading.
-        comparison: what was measured.
-        split: which scenes it was measured on.
-        datasets: the split's data sets.
-        command: what makes this report, as typed.
-        facts: further lines, by what they are about.
-        runs: of every run, what there is to keep: variant, seed, commit and the like.
+        comparison: the measurements.
+        split: split of the scenes.
+        datasets: data sets of the split.
+        command: command that creates this report, as typed.
+        facts: further lines about the setup, by title.
+        runs: record of every run: variant, seed, commits and metrics.
     """
 
     title: str
@@ -43,12 +43,12 @@ class Report:
     runs: Sequence[Mapping[str, Any]]
 
     def tables(self, style: str) -> dict[str, str]:
-        """Heading → table, in ``tabulate``'s format of that name."""
+        """Heading → table, in the ``tabulate`` format ``style``."""
         reference = self.comparison.titles[self.comparison.reference]
         parts: dict[str, Sequence[Column]] = {f"Results on {self.datasets[0]}": QUALITY}
         if len(self.comparison.titles) > 1:
             parts[f"Difference to {reference} with the same seed"] = DIFFERENCES
-        parts["Where it comes from"] = REASONS
+        parts[_DIAGNOSTICS] = DIAGNOSTICS
         if len(self.datasets) > 1:
             parts["mIoU on each test set"] = set_columns(self.datasets)
         tables = (
@@ -57,28 +57,28 @@ class Report:
         return {name: table for name, table in tables if table}
 
     def text(self) -> str:
-        """The tables for a terminal."""
+        """Format the tables for the terminal."""
         return "\n\n".join(f"{name}\n{table}" for name, table in self.tables("simple").items())
 
     def markdown(self, plot: str) -> str:
-        """The whole report.
+        """Format the whole report as Markdown.
 
         Args:
-            plot: file name of the picture beside it.
+            plot: file name of the plot in the same folder.
         """
         parts = [f"# {self.title}", _EXPLANATION, f"![mIoU of seen and unseen classes]({plot})"]
         for name, table in self.tables("pipe").items():
             parts += [f"## {name}", table]
-            parts += [_REASONS_EXPLAINED] if name == "Where it comes from" else []
-        parts.append("## How it was made")
+            parts += [_DIAGNOSTICS_EXPLAINED] if name == _DIAGNOSTICS else []
+        parts.append("## Setup")
         parts.append("\n".join(f"- {key}: {value}" for key, value in self.facts.items()))
-        parts.append(f"Made again by\n\n```bash\n{shlex.join(self.command)}\n```")
+        parts.append(f"Reproduce with\n\n```bash\n{shlex.join(self.command)}\n```")
         return "\n\n".join(parts) + "\n"
 
     def json(self) -> dict[str, Any]:
-        """The tables' numbers: of every run, and summarized."""
+        """Metrics of the tables, summarized and for every run."""
         comparison = self.comparison
-        columns = (*QUALITY, *REASONS, *set_columns(self.datasets))
+        columns = (*QUALITY, *DIAGNOSTICS, *set_columns(self.datasets))
         keys = {column.key.format(main=comparison.main) for column in columns}
         summary = {
             variant: {
@@ -103,13 +103,13 @@ class Report:
         }
 
     def write(self, folder: Path, stem: str) -> Path:
-        """Write ``stem``.md, .png and .json into a folder.
+        """Write ``stem``.md, .png and .json to a folder.
 
         Returns:
-            The Markdown file.
+            Path of the Markdown file.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: a file cannot be written.
         """
         write_atomically(folder / f"{stem}.png", draw_plot(self.comparison))
         write_atomically(folder / f"{stem}.json", compact_json(self.json()).encode())
@@ -120,19 +120,20 @@ class Report:
 
 _EXPLANATION = """\
 Mean ± standard deviation over seeds. All variants have the same number of queries, iterations,
-images and learning rate; only the keys listed below differ. Every name of the data set's vocabulary
-is a candidate for every pixel, seen or not. Seconds and memory are those of training: wall-clock
-time, with other runs at work beside it, and the most that one process of it held."""
+images and learning rate; only the config keys listed below differ. Every name in the data set's
+class list, seen or unseen, is a candidate for every pixel. Seconds and memory refer to training:
+wall-clock time, with other runs in parallel, and the peak memory of a single process."""
 
-_REASONS_EXPLAINED = """\
-Hit rate: how many of an image's classes are among its dominant categories. Segments of text
-queries: how many of the segments predicted come from those queries, and how many of these are of
-the class that the query stands for. Mask PQ: panoptic quality whatever the class. Object class
-accuracy: of the objects found, how many have the right class."""
+_DIAGNOSTICS = "Diagnostics"
+_DIAGNOSTICS_EXPLAINED = """\
+Hit rate: percentage of an image's classes that are among its dominant categories. Segments of text
+queries: percentage of the predicted segments that come from these queries, and percentage of those
+that have the query's class. Mask PQ: panoptic quality regardless of class. Object class accuracy:
+percentage of the detected objects that have the correct class."""
 
 
 def compact_json(content: Mapping[str, Any]) -> str:
-    """JSON with a line for each entry, and for each item of an entry that is a list or dict."""
+    """Format JSON with one line per entry, and per item of an entry that is a list or dict."""
     entries = []
     for key, value in content.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The runs of a benchmark: what each is made from, whether it is there, and carrying it out."""
+"""Runs of a comparison: their settings, records and attempts."""
 
 import hashlib
 import json
@@ -24,8 +24,8 @@ from ita.files import write_atomically
 from ita.modeling.clip_weights import RANDOM, find_weights
 from ita.toy.dataset import DESCRIPTION
 
-# The sets that a split is evaluated on; the first is the one that tables are about. Choices are
-# made on val; test is for what is reported.
+# Data sets that a split is evaluated on; the first is the one in most tables. Hyperparameters are
+# tuned on val; test is for reported results.
 SPLITS = {
     "val": ("toy_val",),
     "test": (
@@ -36,9 +36,9 @@ SPLITS = {
         "toy_test_distractors",
     ),
 }
-# Beside what a run writes: what it was made from and what it cost.
+# File in a run's folder with its settings, attempts and cost.
 RECORD = "run.json"
-# Keys that training does not depend on, and those that only name files.
+# Prefixes of keys without effect on training, and of keys that only name files.
 _AT_TEST = (
     "DATASETS.TEST",
     "INPUT.MAX_SIZE_TEST",
@@ -51,19 +51,19 @@ _AT_TEST = (
 _FILES = ("OUTPUT_DIR", "MODEL.WEIGHTS")
 _PACKAGES = ("torch", "detectron2", "open_clip_torch", "timm", "numpy")
 _CHECKPOINTS = 5
-# Of the log of a failed run, in the error.
-_LINES_TOLD = 5
+# Number of log lines of a failed run in the error message.
+_ERROR_LINES = 5
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all runs of a benchmark share.
+    """Common setup of all runs of a comparison.
 
     Attributes:
-        config_file: the base config.
+        config_file: base config.
         output: folder of the runs, and of their data in ``datasets``.
-        overrides: ``KEY VALUE ...`` for every variant, under the variant's own keys.
-        iterations: training steps; None: the config's.
+        overrides: ``KEY VALUE ...`` for every variant, overridden by the keys of the variant.
+        iterations: number of training iterations; None selects the config's.
         split: one of ``SPLITS``.
     """
 
@@ -86,17 +86,17 @@ class Setup:
         return words if seed is None else [*words, "SEED", str(seed)]
 
     def config_of(self, variant: Variant) -> CfgNode:
-        """A variant's whole config, but for its seed.
+        """Complete config of a variant, except for the seed.
 
         Raises:
-            UserError: a key or value that is wrong.
+            UserError: a key or value is invalid.
         """
         return load_config(self.config_file, self.keys_of(variant))
 
 
 @cache
 def _schedule(setup: Setup) -> tuple[str, ...]:
-    """``--iterations`` with everything that is counted in them, and checkpoints on the way."""
+    """Config keys of the number of iterations, with the schedule scaled and checkpoints added."""
     solver = load_config(setup.config_file, setup.overrides).SOLVER
     iterations = setup.iterations or solver.MAX_ITER
     scale = iterations / solver.MAX_ITER
@@ -112,15 +112,15 @@ def _schedule(setup: Setup) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Run:
-    """One process of ``ita train``: training with a seed, or evaluation of what it gave.
+    """One run of ``ita train``: training with a seed, or evaluation of the trained model.
 
     Attributes:
-        title: what progress calls it.
-        folder: of all it writes.
-        options: of ``ita train``, before its ``KEY VALUE`` pairs.
-        keys: those pairs.
-        settings: what its result depends on; another value makes another run.
-        needs: the run that must be finished before; None: nothing.
+        title: title in progress messages.
+        folder: output folder.
+        options: options of ``ita train``, before its ``KEY VALUE`` pairs.
+        keys: ``KEY VALUE`` pairs.
+        settings: values that determine the result; other values require another run.
+        needs: run that must be finished first, or None.
     """
 
     title: str
@@ -132,14 +132,14 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """File with everything that the processes said."""
+        """File with the output of all attempts."""
         return self.folder / "output.txt"
 
     def record(self) -> dict[str, Any]:
-        """What is known of the run; empty before its first attempt.
+        """Record of the run; empty before its first attempt.
 
         Raises:
-            UserError: the folder holds a run with other settings, or something else.
+            UserError: the folder contains a run with other settings, or the record is unreadable.
         """
         path = self.folder / RECORD
         if not path.exists():
@@ -151,21 +151,21 @@ class Run:
             raise UserError(f"{path} cannot be read; remove {self.folder}") from error
         if difference := _difference(before, self.settings):
             raise UserError(
-                f"{self.folder} was made with other settings ({difference}); remove it or give "
-                "another --output"
+                f"{self.folder} was created with other settings ({difference}); remove it or "
+                "choose another --output"
             )
         return record
 
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do. Raises as ``record`` does."""
+        """Whether the last attempt succeeded. Raises the errors of ``record``."""
         return bool(self.record().get("finished"))
 
     def attempt(self, command: Sequence[str], threads: int) -> "Attempt":
-        """Write down that the run is started, or goes on.
+        """Record a new attempt that starts or resumes the run.
 
         Args:
-            command: what runs ``ita train``, without arguments.
-            threads: that it computes with.
+            command: command of ``ita train``, without arguments.
+            threads: number of CPU threads.
         """
         record = self.record() or {"title": self.title, "settings": self.settings, "attempts": []}
         resume = ["--resume"] if (self.folder / "last_checkpoint").exists() else []
@@ -179,7 +179,7 @@ class Run:
 
 
 class Attempt:
-    """A process of a run, and the record of it."""
+    """A process of a run and its record."""
 
     def __init__(self, run: Run, record: dict[str, Any]) -> None:
         self._run = run
@@ -188,16 +188,16 @@ class Attempt:
 
     @property
     def command(self) -> list[str]:
-        """What to run."""
+        """Command to execute."""
         return self._record["attempts"][-1]["command"]
 
     def withdraw(self) -> None:
-        """Forget the attempt: its process never began."""
+        """Remove the attempt from the record: its process was never started."""
         self._record["attempts"].pop()
         self._write()
 
     def end(self, ended: Ended) -> None:
-        """Write down how it went; intermediate checkpoints of a finished run are removed."""
+        """Record the outcome; remove intermediate checkpoints of a finished run."""
         self._record["attempts"][-1] |= {
             "exit_code": ended.exit_code,
             "seconds": round(ended.seconds, 2),
@@ -215,7 +215,7 @@ class Attempt:
 
 
 def training_of(setup: Setup, variant: Variant, seed: int) -> Run:
-    """The training of a variant with a seed; it evaluates nothing."""
+    """Training of a variant with a seed, without evaluation."""
     model = Variant(variant.model, variant.title, variant.overrides)
     settings = {
         key: value
@@ -227,12 +227,12 @@ def training_of(setup: Setup, variant: Variant, seed: int) -> Run:
         setup.output / variant.model / f"seed{seed}",
         ("--config-file", str(setup.config_file.resolve())),
         (*setup.keys_of(model, seed), "DATASETS.TEST", "()"),
-        settings | _made_from(setup, model),
+        settings | _inputs(setup, model),
     )
 
 
 def evaluation_of(setup: Setup, variant: Variant, seed: int) -> Run:
-    """The evaluation of a variant on the split's sets, once it is trained."""
+    """Evaluation of a trained variant on the data sets of the split."""
     training = training_of(setup, variant, seed)
     test_sets = SPLITS[setup.split]
     settings = {
@@ -256,11 +256,11 @@ def evaluation_of(setup: Setup, variant: Variant, seed: int) -> Run:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """Numbers of a finished evaluation and of the training before it.
+    """Metrics of a finished evaluation and cost of its training.
 
     Returns:
-        ``data set/task/metric`` → value, without those of single classes; ``seconds`` and
-        ``peak_memory_mb`` of the training, the first only if all its attempts were timed.
+        ``data set/task/metric`` → value, without metrics of single classes; also ``seconds`` and
+        ``peak_memory_mb`` of the training if all its attempts were measured.
     """
     content = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     numbers = {
@@ -278,13 +278,13 @@ def measured(run: Run) -> dict[str, float]:
 
 
 def last_lines(path: Path) -> str:
-    """The end of a log, indented."""
+    """Last lines of a log, indented."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(f"    {line}" for line in lines[-_LINES_TOLD:])
+    return "\n".join(f"    {line}" for line in lines[-_ERROR_LINES:])
 
 
 def describe_environment() -> dict[str, Any]:
-    """The state of the code and what it runs on."""
+    """State of the code, package versions and machine."""
     changed = _git("status", "--porcelain", "--", "ita", "tools", "configs", "train_net.py")
     return {
         "commit": _git("rev-parse", "HEAD") or "unknown",
@@ -306,22 +306,22 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the checkout; None where there is no git or no repository."""
+    """Output of a git command in the repository; None without git or a repository."""
     try:
-        said = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     except OSError:
         return None
-    return said.stdout.strip() if said.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _settings(setup: Setup, variant: Variant, seed: int) -> dict[str, Any]:
-    """A run's config by dotted keys, as JSON gives it back."""
+    """Config of a run by dotted keys, with values as read from JSON."""
     cfg = load_config(setup.config_file, setup.keys_of(variant, seed))
     return dict(flatten(json.loads(json.dumps(yaml.safe_load(cfg.dump())))))
 
 
-def _made_from(setup: Setup, variant: Variant) -> dict[str, Any]:
-    """What training depends on besides the config: the scenes and CLIP's weights."""
+def _inputs(setup: Setup, variant: Variant) -> dict[str, Any]:
+    """Inputs of training in addition to the config: the scenes and CLIP's weights."""
     clip = setup.config_of(variant).MODEL.FC_CLIP
     weights = clip.CLIP_PRETRAINED_WEIGHTS
     scenes = setup.datasets / "toy" / DESCRIPTION
@@ -339,8 +339,8 @@ def _digest(path: Path) -> str:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first settings that differ, in words; "" if none does."""
+    """Description of the first settings that differ; empty if none do."""
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    told = [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys[:3]]
+    listed = [f"{key} {before.get(key)}, now {now.get(key)}" for key in keys[:3]]
     more = [f"{len(keys) - 3} more"] if len(keys) > 3 else []
-    return "; ".join(told + more)
+    return "; ".join(listed + more)

@@ -1,4 +1,4 @@
-"""Carrying out runs side by side, with a line for each start and end."""
+"""Executing runs in parallel, with a progress message for each start and end."""
 
 import fcntl
 import os
@@ -14,20 +14,19 @@ from comparison.processes import Ended, Processes, Stopped, training_environment
 from comparison.runs import Run, last_lines
 from ita.errors import UserError
 
-Tell = Callable[[str], None]
-# A run and when it was started.
+# A run and its start time.
 Working = tuple[Run, float]
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Keep other comparisons out of a folder, also after this process's end while a run goes on.
+    """Lock a folder against other comparisons, even after this process while a run continues.
 
     Yields:
-        The file descriptor that every run has to keep open.
+        File descriptor that every run must keep open.
 
     Raises:
-        UserError: another comparison works there.
+        UserError: another comparison is active in the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,8 +38,8 @@ def alone_in(folder: Path) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another comparison, or a run that one has left behind, is at work in {folder}; "
-                "wait for it or give another --output"
+                f"another comparison, or a run left behind by one, is active in {folder}; wait for "
+                "it or choose another --output"
             ) from error
         yield lock
     finally:
@@ -49,22 +48,23 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 @dataclass
 class Schedule:
-    """Carries out runs, ``jobs`` at a time, each as soon as what it needs is finished.
+    """Executes runs, ``jobs`` at a time, each as soon as the run it needs is finished.
 
     Attributes:
         datasets: folder of the data sets.
-        command: what runs ``ita train``, without arguments.
-        jobs: processes side by side; they share the cores.
+        command: command of ``ita train``, without arguments.
+        jobs: number of parallel processes, which share the cores.
         lock: file descriptor that every process keeps open.
-        tell: takes a line of progress.
-        summarize: says in a few words what a finished evaluation has found.
+        log: receives progress messages.
+        summarize: returns a short summary of a finished evaluation.
+        failures: error messages of failed runs.
     """
 
     datasets: Path
     command: Sequence[str]
     jobs: int
     lock: int
-    tell: Tell
+    log: Callable[[str], None]
     summarize: Callable[[Run], str]
     failures: list[str] = field(default_factory=list)
     _processes: Processes = field(default_factory=Processes)
@@ -76,14 +76,14 @@ class Schedule:
         """CPU threads of each process."""
         return max(1, (os.cpu_count() or 1) // self.jobs)
 
-    def carry_out(self, runs: Sequence[Run]) -> None:
-        """Finish all runs that are not; what fails is told in ``failures``, and the rest goes on.
+    def execute(self, runs: Sequence[Run]) -> None:
+        """Execute all unfinished runs; failures are collected, and the other runs continue.
 
-        Whatever interrupts this, such as Ctrl-C, ends the processes first.
+        An exception, such as from Ctrl-C, first terminates all processes.
         """
         waiting = {run.folder: run for run in runs if not run.is_finished()}
         if done := len(runs) - len(waiting):
-            self.tell(f"{done} of {len(runs)} runs are finished already")
+            self.log(f"{done} of {len(runs)} runs are already finished")
         total = len(waiting)
         working: dict[Future[Ended], Working] = {}
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -92,7 +92,7 @@ class Schedule:
                     for run in self._startable(waiting, working.values()):
                         del waiting[run.folder]
                         number = total - len(waiting)
-                        self.tell(f"[{number}/{total}] {run.title} ...")
+                        self.log(f"[{number}/{total}] {run.title} ...")
                         working[pool.submit(self._run, run)] = (run, time.perf_counter())
                     ended, _ = wait(working, return_when=FIRST_COMPLETED)
                     for future in ended:
@@ -123,9 +123,9 @@ class Schedule:
     def _conclude(
         self, run: Run, ended: Ended, waiting: dict[Path, Run], working: Iterable[Working]
     ) -> None:
-        """Tell how a run went; those that needed a failed one are given up."""
+        """Report the outcome of a run; if it failed, drop the runs that need it."""
         if ended.exit_code:
-            self.tell(f"{run.title} FAILED")
+            self.log(f"{run.title} FAILED")
             self.failures.append(
                 f"{run.title} failed with exit code {ended.exit_code}; {run.log} ends:\n"
                 f"{last_lines(run.log)}"
@@ -137,10 +137,10 @@ class Schedule:
         found = f": {self.summarize(run)}" if run.needs else ""
         left = self._remaining(waiting.values(), working)
         memory = ended.peak_memory / 1e6
-        self.tell(f"{run.title} took {ended.seconds:.0f} s, {memory:.0f} MB{found}{left}")
+        self.log(f"{run.title} took {ended.seconds:.0f} s, {memory:.0f} MB{found}{left}")
 
     def _remaining(self, waiting: Iterable[Run], working: Iterable[Working]) -> str:
-        """A guess from what the runs took so far, of each kind."""
+        """Estimated remaining time, from the mean duration of finished runs of each kind."""
         now = time.perf_counter()
         left = [(run, 0.0) for run in waiting] + [(run, now - start) for run, start in working]
         known = [(self._seconds[run.needs is None], spent) for run, spent in left]
@@ -149,7 +149,7 @@ class Schedule:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration in the unit that suits it."""
+    """Format a duration in a suitable unit."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

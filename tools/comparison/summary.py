@@ -1,4 +1,4 @@
-"""Statistics over seeds, and the tables of a comparison."""
+"""Statistics over seeds and tables of a comparison."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ from statistics import fmean, stdev
 
 from tabulate import tabulate
 
-# What stands for the split's main data set in a column's key.
+# Placeholder for the split's main data set in the key of a column.
 MAIN = "{main}"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and sample standard deviation (n − 1) of n values; NaN where there are too few."""
+    """Mean and sample standard deviation (n − 1) of n values; NaN if there are too few."""
 
     mean: float
     deviation: float
@@ -29,7 +29,7 @@ class Summary:
         )
 
     def format(self, digits: int = 1, sign: str = "") -> str:
-        """``mean ± deviation``; sign "+" writes that of positive means, too."""
+        """Format as ``mean ± deviation``; ``sign`` "+" also writes the sign of positive means."""
         if not self.count:
             return "–"
         mean = f"{self.mean:{sign}.{digits}f}"
@@ -38,13 +38,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was measured, by variant and seed.
+    """Measurements by variant and seed.
 
     Attributes:
-        titles: of the variants by name, in the order of tables.
+        titles: variant → title, in the order of table rows.
         runs: variant → seed → metric → value.
-        reference: the variant that others are compared with.
-        main: the data set that tables are about.
+        reference: variant that others are compared with.
+        main: main data set of the tables.
     """
 
     titles: Mapping[str, str]
@@ -53,16 +53,16 @@ class Comparison:
     main: str
 
     def values(self, variant: str, key: str) -> dict[int, float]:
-        """A metric by seed, where it was measured."""
+        """Values of a metric by seed, without seeds that lack it."""
         key = key.format(main=self.main)
         return {seed: run[key] for seed, run in self.runs.get(variant, {}).items() if key in run}
 
     def summary(self, variant: str, key: str) -> Summary:
-        """A metric over a variant's seeds."""
+        """Summary of a metric over the seeds of a variant."""
         return Summary.of(list(self.values(variant, key).values()))
 
     def difference(self, variant: str, key: str) -> Summary:
-        """A metric less the reference's with the same seed, over the seeds that both have."""
+        """Summary of the paired difference to the reference, over their common seeds."""
         values, others = self.values(variant, key), self.values(self.reference, key)
         return Summary.of([values[seed] - others[seed] for seed in values if seed in others])
 
@@ -92,12 +92,12 @@ QUALITY = (
 DIFFERENCES = tuple(
     Column(column.title, column.key, difference=True) for column in (SEEN, UNSEEN, HARMONIC, PQ)
 )
-REASONS = (
+DIAGNOSTICS = (
     Column("hit rate", f"{MAIN}/dominant/hit_rate"),
     Column("hit rate seen", f"{MAIN}/dominant/hit_rate_seen"),
     Column("hit rate unseen", f"{MAIN}/dominant/hit_rate_unseen"),
     Column("segments of text queries", f"{MAIN}/dominant/text_query_segments"),
-    Column("of these own class", f"{MAIN}/dominant/text_query_own_class"),
+    Column("with query's class", f"{MAIN}/dominant/text_query_own_class"),
     Column("mask PQ", f"{MAIN}/panoptic_seg/mask_PQ"),
     Column("object class accuracy seen", f"{MAIN}/panoptic_seg/class_accuracy_th_seen"),
     Column("object class accuracy unseen", f"{MAIN}/panoptic_seg/class_accuracy_th_unseen"),
@@ -105,19 +105,19 @@ REASONS = (
 
 
 def set_columns(datasets: Sequence[str]) -> tuple[Column, ...]:
-    """The mIoU over all classes of each data set."""
+    """Columns with the mIoU over all classes of each data set."""
     titles = [name.removeprefix("toy_").removeprefix("test_") for name in datasets]
     keys = [f"{name}/sem_seg/mIoU" for name in datasets]
     return tuple(map(Column, titles, keys))
 
 
 def format_table(comparison: Comparison, columns: Sequence[Column], style: str) -> str:
-    """A row per variant; columns that no variant has a value for are left out, "" if all are.
+    """Format a table with one row per variant and without empty columns; "" if all are empty.
 
     Args:
-        comparison: what was measured.
-        columns: what to show.
-        style: ``tabulate``'s name of the format: "simple" on a terminal, "pipe" for Markdown.
+        comparison: the measurements.
+        columns: columns to show.
+        style: ``tabulate`` format: "simple" for the terminal, "pipe" for Markdown.
     """
     shown = [c for c in columns if any(comparison.values(v, c.key) for v in comparison.titles)]
     if not shown:

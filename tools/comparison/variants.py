@@ -1,4 +1,4 @@
-"""What the benchmark compares: each variant is a few config keys on top of the base config."""
+"""Variants of the comparison: each sets a few config keys on top of the base config."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,13 @@ MATCH_WEIGHT = "MODEL.ITA.DOMINANT_MATCH_WEIGHT"
 ALPHA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"
 BETA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"
 
-# Steps of the ablations.
+# Values of the ablations.
 DOMINANT = (0, 4, 8, 16, 32)
 MATCH_WEIGHTS = (0.0, 3.0, 10.0)
 ENSEMBLE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-# (alpha, beta) of the decoder's classifier alone, and of CLIP's.
+# (alpha, beta) that select the decoder's classifier alone, and CLIP's alone.
 ONE_CLASSIFIER = ((0.0, 0.0), (1.0, 1.0))
-# The main variants' models, in the order of tables.
+# Models of the main variants, in the order of table rows.
 MODELS = ("ita", "no_dominant", "self_attention", "fcclip")
 
 
@@ -32,11 +32,11 @@ class Variant:
     """One row of a comparison: a trained model and how it is evaluated.
 
     Attributes:
-        model: what is trained; its folder, and what ``--variants`` calls it.
-        title: what tables call it.
+        model: name of the trained model, also of its folder and in ``--variants``.
+        title: title in tables.
         overrides: config key → value, on top of the base config.
-        at_test: further keys, which only matter when the trained model is evaluated.
-        part: tells variants of the same model apart.
+        at_test: further keys that only affect evaluation.
+        part: suffix that distinguishes variants of the same model.
     """
 
     model: str
@@ -47,7 +47,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What no other variant is called."""
+        """Unique name."""
         return f"{self.model}_{self.part}" if self.part else self.model
 
 
@@ -56,7 +56,7 @@ BASE = Variant("", "")
 
 
 def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
-    """ITA, what lies between, and FC-CLIP, all with the base config's total number of queries."""
+    """ITA, two intermediate variants and FC-CLIP, all with the base config's number of queries."""
     total = cfg.MODEL.ITA.NUM_DOMINANT + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     learned_only = _queries(0, total)
     attending = {SELF_ATTENTION: True}
@@ -70,9 +70,9 @@ def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
 
 
 def _queries(dominant: int, total: int) -> dict[str, Any]:
-    """Keys of a number of text queries and, for the rest of the total, learned ones."""
+    """Keys for ``dominant`` text queries, the remaining ones of ``total`` being learned."""
     keys = {NUM_DOMINANT: dominant, NUM_LEARNED: total - dominant}
-    # A weight for text queries says nothing where there are none.
+    # Without text queries, their matching weight has no effect.
     return keys if dominant else keys | {MATCH_WEIGHT: 0.0}
 
 
@@ -85,12 +85,12 @@ def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
 
 
 def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
-    """One weight at a time, a cross through the config's pair, and each classifier alone."""
+    """Vary one weight of the config's pair at a time, and use each classifier alone."""
     current = cfg.MODEL.FC_CLIP
-    ours = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
-    alphas = [(alpha, ours[1]) for alpha in ENSEMBLE_WEIGHTS]
-    betas = [(ours[0], beta) for beta in ENSEMBLE_WEIGHTS]
-    for alpha, beta in sorted({*ONE_CLASSIFIER, *alphas, *betas, ours}):
+    configured = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
+    alphas = [(alpha, configured[1]) for alpha in ENSEMBLE_WEIGHTS]
+    betas = [(configured[0], beta) for beta in ENSEMBLE_WEIGHTS]
+    for alpha, beta in sorted({*ONE_CLASSIFIER, *alphas, *betas, configured}):
         yield _weighted(base, alpha, beta)
 
 
@@ -112,7 +112,7 @@ def _matching(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
 
 
 def _weighted(base: Variant, alpha: float, beta: float) -> Variant:
-    """The same model with other weights of the two classifiers, under a title of these alone."""
+    """The same model with other weights of the two classifiers, which form its title."""
     part = f"alpha_{alpha:g}_beta_{beta:g}"
     title = f"α = {alpha:g}, β = {beta:g}"
     return Variant(base.model, title, base.overrides, {ALPHA: alpha, BETA: beta}, part)
@@ -121,16 +121,16 @@ def _weighted(base: Variant, alpha: float, beta: float) -> Variant:
 def with_weights(
     base: Variant, alpha: float, beta: float, config_of: Callable[[Variant], CfgNode]
 ) -> Variant:
-    """A variant evaluated with weights α and β of its own.
+    """Return the variant evaluated with custom weights α and β.
 
     Args:
         base: the variant.
         alpha: weight of CLIP's classifier for seen classes.
-        beta: the same for unseen ones.
-        config_of: gives a variant's whole config.
+        beta: weight of CLIP's classifier for unseen classes.
+        config_of: returns the complete config of a variant.
 
     Raises:
-        UserError: a weight is not within 0 and 1.
+        UserError: a weight is outside [0, 1].
     """
     weighted = _weighted(base, alpha, beta)
     same = config_of(weighted) == config_of(base)
@@ -148,21 +148,21 @@ ABLATIONS: Mapping[str, Callable[[Variant, CfgNode], Iterable[Variant]]] = {
     "candidate-text": _candidate_text,
     "matching": _matching,
 }
-# Those that a model without dominant categories is not touched by.
+# Ablations without effect on a model without dominant categories.
 _OF_DOMINANT = ("image-embedding", "candidate-text", "matching")
 
 
 def ablation(
     group: str, base: Variant, config_of: Callable[[Variant], CfgNode]
 ) -> tuple[Variant, ...]:
-    """A variant's neighbors in one respect, itself among them under a title that says so.
+    """Vary one component of a variant; the variant itself is included and marked in its title.
 
-    A neighbor that is one of the main variants is that one, so that it is trained once.
+    A result that equals a main variant is replaced by it, so that it is trained only once.
 
     Args:
         group: one of ``ABLATIONS``.
-        base: the variant to vary.
-        config_of: gives a variant's whole config.
+        base: variant to vary.
+        config_of: returns the complete config of a variant.
 
     Raises:
         UserError: the group varies dominant categories, and the variant has none.
@@ -171,9 +171,9 @@ def ablation(
     if group in _OF_DOMINANT and not cfg.MODEL.ITA.NUM_DOMINANT:
         raise UserError(
             f"{base.model} has no dominant categories, so --ablation {group} would train the same "
-            "model again and again; give --variants of models that have some"
+            "model several times; choose --variants with dominant categories"
         )
-    # The base comes first: where it equals another variant, it is meant.
+    # The base comes first, so that it takes precedence over an equal main variant.
     known = [(v, config_of(v)) for v in (base, *main_variants(config_of(BASE)))]
     variants = []
     for neighbor in ABLATIONS[group](base, cfg):

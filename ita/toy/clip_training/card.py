@@ -1,4 +1,4 @@
-"""The card of the toy world's CLIP: what it is, where it comes from, what it can do."""
+"""Model card of the toy CLIP: contents, training and accuracy."""
 
 import hashlib
 import json
@@ -33,15 +33,15 @@ TRAINING = "training.json"
 
 @dataclass(frozen=True)
 class Training:
-    """How weights were made; kept beside them as ``training.json``.
+    """Training record of the weights, stored next to them as ``training.json``.
 
     Attributes:
-        recipe: as given.
-        command: that makes the weights again.
-        seconds: that it took, without measuring.
-        hardware: on what, in a few words.
-        tokens: rows of the token table.
-        sha256: of the weights file.
+        recipe: training recipe.
+        command: command that reproduces the weights.
+        seconds: training time, without measuring.
+        hardware: short description of the hardware.
+        tokens: number of stored rows of the token embedding.
+        sha256: hash of the weights file.
     """
 
     recipe: Recipe
@@ -62,21 +62,21 @@ def read_training(folder: Path) -> Training:
     """Read ``training.json``.
 
     Raises:
-        UserError: it or the weights cannot be read, or it tells of other weights.
+        UserError: it or the weights cannot be read, or they do not match.
     """
     path = folder / TRAINING
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         training = Training(**content | {"recipe": Recipe(**content["recipe"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"cannot read {path}, which says how the weights were made") from error
+        raise UserError(f"cannot read {path}, the training record of the weights") from error
     if training.sha256 != sha256_of(folder / WEIGHTS):
-        raise UserError(f"{path} tells of other weights than {folder / WEIGHTS}: train again")
+        raise UserError(f"{path} describes other weights than {folder / WEIGHTS}; train again")
     return training
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal.
+    """SHA-256 of a file, in hexadecimal.
 
     Raises:
         UserError: the file cannot be read.
@@ -88,18 +88,18 @@ def sha256_of(path: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model config of a folder.
+    """Read the model config of a folder.
 
     Raises:
-        UserError: there is none, or it is no such thing.
+        UserError: the config is missing or invalid.
     """
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is no open_clip model config: copy that of ita/toy/clip") from (
-            error
-        )
+        raise UserError(
+            f"{path} is not an open_clip model config; copy the one in ita/toy/clip"
+        ) from error
     return config
 
 
@@ -134,28 +134,28 @@ def write_card(folder: Path, measured: Measured) -> None:
 
 
 def report(measured: Measured) -> str:
-    """What was measured, for the terminal."""
+    """Format the measurements for the terminal."""
     return f"{markdown_table(measured.accuracy)}\n\n{markdown_table(measured.found)}"
 
 
 def _measures(measured: Measured) -> str:
     return f"""\
-On scenes of another seed: {measured.views} views of each class, and the regions of
-{measured.scenes} whole scenes. Every name is the mean of the {len(PROMPTS)} prompts.
+Measured on held-out scenes: {measured.views} views of each class, and the regions of
+{measured.scenes} whole scenes. Every name is encoded as the mean of the {len(PROMPTS)} prompts.
 
-Accuracy in percent. Views are told apart by the image encoder; regions by the mean of the dense
-feature under their true mask, in scenes enlarged as for segmentation
+Accuracy in percent. Views are classified by the image encoder; regions by the mean of the dense
+feature under their ground-truth mask, in scenes enlarged as for segmentation
 ({measured.regions_without_cell:.1f} % of them are too small for a cell of that feature).
 
 {markdown_table(measured.accuracy)}
 
-How many percent of the classes in a whole scene are among the K names nearest to its embedding:
+Percentage of the classes in a whole scene that are among the K names nearest to its embedding:
 
 {markdown_table(measured.found)}"""
 
 
 def _words() -> str:
-    """Every word with its synonym, a line for each kind."""
+    """Every word with its synonym, one line per kind."""
     kinds = {
         "coats": COATS | OTHER_COATS,
         "shapes": SHAPES | OTHER_SHAPES,
@@ -170,15 +170,15 @@ def _words() -> str:
 _CARD = """\
 # The CLIP of the toy world
 
-An open_clip model that was trained on drawn images alone and knows the words of the toy world, so
-that open-vocabulary segmentation can be tried out in minutes. It knows nothing of real images.
+An open_clip model that was trained only on drawn images, with the words of the toy world, so that
+open-vocabulary segmentation can be tried out in minutes. It does not work on real images.
 
-- `open_clip_config.json`: timm's `{timm}` at {size} px, a text transformer of {layers} layers,
-  width {width}, {heads} heads and {context_length} tokens; {embed_dim} dimensions in common.
-- `open_clip_model.safetensors`: its weights in float32, {megabytes} MB. Of the token table it holds
-  the {tokens} rows in use; the others are zero.
+- `open_clip_config.json`: timm's `{timm}` at {size} px, a text transformer with {layers} layers,
+  width {width}, {heads} heads and {context_length} tokens; {embed_dim} joint embedding dimensions.
+- `open_clip_model.safetensors`: the weights in float32, {megabytes} MB. Of the token embedding, it
+  stores the {tokens} rows in use; the others are zero.
   SHA-256 `{sha256}`.
-- `training.json`: how these weights were made.
+- `training.json`: the training recipe and record of these weights.
 
 ## Use
 
@@ -191,26 +191,27 @@ that open-vocabulary segmentation can be tried out in minutes. It knows nothing 
 
 {steps} steps in {seconds} s on {hardware}. The images are portraits of each class of objects
 ({portraits}) and scenes of several objects ({scenes}). In the first {small_steps} steps a batch
-holds a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
-{others} that no data set shows); then views of {views_per_batch} of them and {scenes_per_batch}
-scenes at {scene_input} px, which are looked at as a whole and through a window around each thing
-and ground. The windows of a scene share a pass: each is the mean of the last feature over it, as a
-whole image is the mean over all of it. Captions name the class, one time in four by its synonym, in
-the wording of the prompts and some others; those of whole scenes name several. A caption counts
-as true of every scene that shows all it names, so a whole scene is near to the names of what is in
-it. Masks choose where views and windows lie; the loss sees none.
+contains a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
+{others} that no data set shows); afterwards, views of {views_per_batch} of them and
+{scenes_per_batch} scenes at {scene_input} px, which are encoded as a whole and in a window around
+each thing and ground. The windows of a scene share a forward pass: each is embedded as the mean of
+the last feature over it, just as a whole image is embedded as the mean over all of it. Captions
+name the class, one time in four by its synonym, in the wording of the prompts and some others;
+captions of whole scenes name several classes. A caption counts as correct for every scene that
+shows all classes it names, so the embedding of a whole scene is close to the names of its classes.
+Masks determine the location of views and windows; the loss does not use them.
 
-This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" are
-what segmentation trains on.
+This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" refer
+to the training of segmentation.
 
-## What it can do
+## Results
 
 {measures}
 
-## What it cannot
+## Limitations
 
-It knows these words, each with its synonym, and those of the prompts. Others are warned of, and
-what it says about them means nothing.
+It knows these words, each with its synonym, and the words of the prompts. Other words trigger a
+warning, and their embeddings are meaningless.
 
 {words}
 """

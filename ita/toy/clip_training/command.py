@@ -1,4 +1,4 @@
-"""Training the toy world's CLIP into a folder, and measuring the weights there."""
+"""Training the toy CLIP in a folder and measuring its weights."""
 
 import shlex
 import time
@@ -29,18 +29,20 @@ from ita.toy.clip_training.training import Recipe, train_clip
 
 
 def recipe_of(options: Mapping[str, Any]) -> Recipe:
-    """The recipe of a command line's options.
+    """Return the training recipe of command-line options.
 
     Raises:
-        UserError: numbers that make no training.
+        UserError: a number is out of range.
     """
     recipe = Recipe(**{field.name: options[field.name] for field in fields(Recipe)})
     if not 0 <= recipe.seed < HELD_OUT_SEED:
-        raise UserError(f"--seed is at least 0 and less than {HELD_OUT_SEED}")
+        raise UserError(f"--seed must be at least 0 and less than {HELD_OUT_SEED}")
     if recipe.small_steps < 0 or recipe.views_per_batch > len(SUBJECTS):
-        raise UserError(f"--small-steps is at least 0, --views-per-batch at most {len(SUBJECTS)}")
+        raise UserError(
+            f"--small-steps must be at least 0, --views-per-batch at most {len(SUBJECTS)}"
+        )
     if recipe.scenes_per_batch > recipe.scenes:
-        raise UserError("--scenes-per-batch is at most --scenes")
+        raise UserError("--scenes-per-batch must be at most --scenes")
     return recipe
 
 
@@ -48,7 +50,7 @@ def train(folder: Path, recipe: Recipe, device: str = "cpu", workers: int = 0) -
     """Train the model of the folder's config and write its weights and ``training.json``.
 
     Raises:
-        UserError: no config in the folder, or the folder cannot be written.
+        UserError: the config is missing, or the folder cannot be written.
     """
     config = read_config(folder)
     start = time.perf_counter()
@@ -62,10 +64,10 @@ def train(folder: Path, recipe: Recipe, device: str = "cpu", workers: int = 0) -
 
 
 def measure_and_describe(folder: Path, views: int, scenes: int, device: str = "cpu") -> Measured:
-    """Measure the folder's weights, loaded as by a training run, and write the card.
+    """Measure the weights, loaded as in a training run, and write the model card.
 
     Raises:
-        UserError: no weights, or not those of ``training.json``.
+        UserError: the weights are missing or do not match ``training.json``.
     """
     read_training(folder)
     clip = build_clip(str((folder / CONFIG).resolve()), str(folder.resolve())).to(device)

@@ -1,6 +1,6 @@
-"""How well a CLIP knows the toy world: on views, on regions of scenes, on scenes as a whole.
+"""Zero-shot accuracy of a CLIP on the toy world: on views, regions of scenes and whole scenes.
 
-All measures are percentages over groups of classes. Nothing measured on was trained on.
+All measures are percentages over groups of classes, on held-out images.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from ita.toy.captions import SCENE_SIZE, SUBJECTS, CaptionedViews
 from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, synonym
 from ita.toy.scenes import Scene, draw_scene
 
-# Training's seeds are smaller.
+# Training seeds are smaller.
 HELD_OUT_SEED = 1 << 20
 WORLD = THINGS + STUFF
 GROUPS: dict[str, frozenset[str]] = {
@@ -28,7 +28,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "test-unseen": frozenset(TEST_UNSEEN),
     "stuff": frozenset(STUFF),
 }
-# The classes that a view is told from, and what each is called.
+# Title -> class -> name: the candidate classes of a view and their names.
 VOCABULARIES: dict[str, dict[str, str]] = {
     f"{len(WORLD)} names": {name: name for name in WORLD},
     f"{len(SUBJECTS)} names": {name: name for name in SUBJECTS},
@@ -36,27 +36,27 @@ VOCABULARIES: dict[str, dict[str, str]] = {
 }
 REGIONS = f"regions, {len(WORLD)} names"
 TOP = (8, 16, 20)
-# Scenes are enlarged before the dense feature is made, as a model's test images are.
+# Scale of scenes before the dense feature is computed, as for a model's test images.
 ENLARGED = 2
-# Of the mask logits that a model makes.
+# Stride of a model's mask logits.
 MASK_STRIDE = 4
-# Scenes of which no ground is missing.
+# Enough scenes to show every ground.
 _SCENES_FOR_GROUND = 100
 _BATCH = 64
 
-# Percentages by group and then by what was measured.
+# Group -> measure -> percentage.
 Table = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured, each a table by group.
+    """Measurements, as tables by group.
 
     Attributes:
-        accuracy: of views for each vocabulary, and of regions.
-        found: share of the classes in a scene that are among the K that suit the image best.
-        views: views of each class.
-        scenes: whole scenes.
+        accuracy: accuracy of views for each class list, and of regions.
+        found: percentage of a scene's classes among the K that match the image best.
+        views: number of views of each class.
+        scenes: number of whole scenes.
         regions_without_cell: percentage of regions too small for a cell of the dense feature.
     """
 
@@ -68,7 +68,7 @@ class Measured:
 
 
 def measure(clip: FrozenCLIP, views: int, scenes: int) -> Measured:
-    """Measure on this many held-out views of each class and held-out whole scenes."""
+    """Measure on ``views`` held-out views of each class and ``scenes`` held-out whole scenes."""
     text = TextEncoder(clip)
     accuracy: Table = {group: {} for group in GROUPS}
     for vocabulary, column in zero_shot(text, *held_out_views(clip, views)).items():
@@ -85,20 +85,25 @@ def measure(clip: FrozenCLIP, views: int, scenes: int) -> Measured:
     return Measured(accuracy, found, views, scenes, without)
 
 
-def by_group(classes: Sequence[str], right: np.ndarray) -> dict[str, float]:
-    """Percentage of what is right [N] in each group, by the true classes' names."""
+def by_group(classes: Sequence[str], correct: np.ndarray) -> dict[str, float]:
+    """Percentage of correct items in each group; NaN for a group without items.
+
+    Args:
+        classes: ground-truth class names of N items.
+        correct: bool [N].
+    """
     members = {
         group: np.array([name in names for name in classes], bool)
         for group, names in GROUPS.items()
     }
     return {
-        group: 100 * float(right[member].mean()) if member.any() else float("nan")
+        group: 100 * float(correct[member].mean()) if member.any() else float("nan")
         for group, member in members.items()
     }
 
 
 def held_out_views(clip: FrozenCLIP, views: int) -> tuple[list[Image.Image], list[str]]:
-    """``views`` views of every class and their names."""
+    """``views`` held-out views of every class, and their class names."""
     size = clip.preprocess_config.size
     source = CaptionedViews(
         HELD_OUT_SEED, views, _SCENES_FOR_GROUND, size if isinstance(size, int) else size[0]
@@ -115,19 +120,19 @@ def held_out_views(clip: FrozenCLIP, views: int) -> tuple[list[Image.Image], lis
 def zero_shot(
     text: TextEncoder, images: Sequence[Image.Image], subjects: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Accuracy of views, by CLIP's own image encoder, for each vocabulary and group."""
+    """Accuracy of views with CLIP's image encoder, by class list and group."""
     pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
     embedding = torch.cat([text.clip.embed_images(p) for p in _split(pixels, _BATCH)])
     results = {}
     for vocabulary, names in VOCABULARIES.items():
         best = (embedding @ text.encode(list(names.values())).T).argmax(dim=-1).tolist()
-        right = np.array([list(names)[b] == s for b, s in zip(best, subjects, strict=True)])
-        results[vocabulary] = by_group(subjects, right)
+        correct = np.array([list(names)[b] == s for b, s in zip(best, subjects, strict=True)])
+        results[vocabulary] = by_group(subjects, correct)
     return results
 
 
 def held_out_scenes(count: int) -> Iterator[Scene]:
-    """Whole scenes of the data sets' size and classes."""
+    """Yield whole scenes with the size and classes of the data sets."""
     for index in range(count):
         rng = np.random.default_rng((HELD_OUT_SEED, 3, index))
         yield draw_scene(rng, SCENE_SIZE, SCENE_SIZE, THINGS, STUFF)
@@ -135,14 +140,14 @@ def held_out_scenes(count: int) -> Iterator[Scene]:
 
 @dataclass(frozen=True)
 class MeasuredScenes:
-    """What became of R regions and of C classes, each counted once per scene that has it.
+    """Results for R regions and C classes, each class counted once per scene that shows it.
 
     Attributes:
-        classes: the class of each region.
+        classes: ground-truth class of each region.
         recognized: bool [R], whether the region's embedding is nearest to its class.
-        without_cell: bool [R], whether the region holds no cell of the dense feature.
-        present: the classes.
-        rank: int [C], the class's rank, from 0, by the whole image's embedding.
+        without_cell: bool [R], whether the region contains no cell of the dense feature.
+        present: class names.
+        rank: int [C], zero-based rank of each class by the embedding of the whole image.
     """
 
     classes: list[str]
@@ -153,7 +158,7 @@ class MeasuredScenes:
 
 
 def measure_scenes(text: TextEncoder, scenes: Iterable[Scene]) -> MeasuredScenes:
-    """Recognize regions by true masks over the dense feature, and classes by the whole image."""
+    """Classify regions by ground-truth masks over the dense feature, and rank classes by image."""
     weight = text.encode(WORLD)
     classes, recognized, without_cell, present, rank = [], [], [], [], []
     for scene in scenes:
@@ -172,12 +177,12 @@ def measure_scenes(text: TextEncoder, scenes: Iterable[Scene]) -> MeasuredScenes
         names = sorted({segment.name for segment in scene.segments})
         present += names
         rank += [ranked.index(name) for name in names]
-    right = np.array([r == c for r, c in zip(recognized, classes, strict=True)], bool)
-    return MeasuredScenes(classes, right, np.array(without_cell, bool), present, np.array(rank))
+    correct = np.array([r == c for r, c in zip(recognized, classes, strict=True)], bool)
+    return MeasuredScenes(classes, correct, np.array(without_cell, bool), present, np.array(rank))
 
 
 def _enlarged(scene: Scene, clip: FrozenCLIP) -> Tensor:
-    """The image as the model takes it, [1, 3, H, W]."""
+    """Enlarged, normalized image as model input, [1, 3, H, W]."""
     height, width = (ENLARGED * side for side in scene.image.shape[:2])
     image = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BILINEAR)
     mean, std = (torch.tensor(values) for values in (clip.pixel_mean, clip.pixel_std))
@@ -186,7 +191,7 @@ def _enlarged(scene: Scene, clip: FrozenCLIP) -> Tensor:
 
 
 def _cell_logits(masks: Sequence[np.ndarray], dense: Tensor) -> Tensor:
-    """Masks [S, H, W] as a perfect model's logits, resized as it does: [1, S, h, w]."""
+    """Masks [S, H, W] as logits of a perfect model, resized as in a model: [1, S, h, w]."""
     logits = torch.from_numpy(np.stack(masks)).float()[None].to(dense.device) * 2 - 1
     height, width = (ENLARGED * n // MASK_STRIDE for n in logits.shape[-2:])
     logits = F.adaptive_avg_pool2d(logits, (height, width))
@@ -198,7 +203,7 @@ def _split(items: Sequence[Tensor], size: int) -> Iterator[Sequence[Tensor]]:
 
 
 def markdown_table(table: Mapping[str, Mapping[str, float]]) -> str:
-    """A table by group and measure, its percentages to a tenth."""
+    """Format a table by group and measure, with percentages to one decimal."""
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     lines = [["classes", *columns], [":--", *("--:" for _ in columns)]]
     lines += [[name, *(f"{row[column]:.1f}" for column in columns)] for name, row in table.items()]

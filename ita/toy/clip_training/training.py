@@ -1,4 +1,4 @@
-"""Contrastive training of the toy world's CLIP on generated image-caption pairs."""
+"""Contrastive training of the toy CLIP on generated image-caption pairs."""
 
 import itertools
 import logging
@@ -28,29 +28,29 @@ WARMUP_STEPS = 100
 WEIGHT_DECAY = 0.05
 MAX_GRADIENT_NORM = 1.0
 MAX_LOGIT_SCALE = 100.0
-# A logit that has no part in a softmax, yet is finite: times a target of 0 it is 0.
+# Logit that is excluded from a softmax, but finite: its product with a target of 0 is 0.
 NEVER = -1e4
-# timm starts a block's part at a millionth, for the sake of deep networks. Here are nine blocks.
+# Initial layer scale. timm's default of 1e-6 is for deep networks; this one has nine blocks.
 LAYER_SCALE = 0.5
-# Side in pixels of scenes of several objects, enlarged as the segmenter sees them.
+# Side in pixels of scenes with several objects, enlarged as for segmentation.
 SCENE_INPUT = ENLARGED * SCENE_SIZE
 SECONDS_BETWEEN_MESSAGES = 10.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, beside the architecture.
+    """Hyperparameters that determine the weights, in addition to the architecture.
 
     Attributes:
-        seed: of the initial weights, the scenes and the views.
-        steps: of the optimizer.
-        small_steps: how many of them come first and have views of half the side, and no scenes.
-        portraits: scenes drawn of every class of objects alone.
-        scenes: scenes of several objects.
-        views_per_batch: views of one subject in a batch, beside the scenes; at first, of every
-            subject.
-        scenes_per_batch: scenes of several objects in a batch.
-        lr: greatest learning rate.
+        seed: random seed of the initial weights, scenes and views.
+        steps: number of optimizer steps.
+        small_steps: number of initial steps, with views of half the side and without scenes.
+        portraits: number of single-object scenes drawn for every class of objects.
+        scenes: number of scenes with several objects.
+        views_per_batch: number of single-subject views in a batch, in addition to the scenes; the
+            small steps have one of every subject.
+        scenes_per_batch: number of scenes with several objects in a batch.
+        lr: peak learning rate.
     """
 
     seed: int
@@ -65,16 +65,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Tensors:
-    """A batch of N captions, of V views and then of N - V windows in S scenes.
+    """A batch of N captions, for V views followed by N - V windows in S scenes.
 
     Attributes:
         views: uint8 [V, H, W, 3].
-        scenes: uint8 [S, H, W, 3]; None: none.
-        scene_of: [N - V] the scene that a window is in.
-        windows: [N - V, h, w] how much of each cell of the dense feature is in a window; sums to 1.
+        scenes: uint8 [S, H, W, 3]; None if there are no scenes.
+        scene_of: [N - V], index of each window's scene.
+        windows: [N - V, h, w], weight of each cell of the dense feature in a window; sums to 1.
         tokens: [N, context].
-        named: bool [N, C], the classes that a caption names.
-        shown: bool [N, C], those that its image or window counts as showing.
+        named: bool [N, C], classes that each caption names.
+        shown: bool [N, C], classes that count as shown by its image or window.
     """
 
     views: Tensor
@@ -97,16 +97,16 @@ class _Tensors:
 def train_clip(
     config: Mapping[str, Any], recipe: Recipe, device: str = "cpu", workers: int = 0
 ) -> tuple[open_clip.CLIP, Tensor]:
-    """Train a CLIP; on the CPU the same arguments give the same weights.
+    """Train a CLIP, deterministically on the CPU.
 
     Args:
-        config: open_clip's model config.
-        recipe: the data and the schedule.
-        device: where the model is trained.
-        workers: 1 draws the views in a process of its own, 0 in this one; both draw the same.
+        config: open_clip model config.
+        recipe: data and schedule.
+        device: device to train on.
+        workers: 1 draws the views in a separate process, 0 in this one; the views are the same.
 
     Returns:
-        The model on the CPU and the ids of all tokens that its captions had.
+        The model on the CPU and the ids of all tokens of its captions.
     """
     start = time.perf_counter()
     with torch.random.fork_rng():
@@ -126,7 +126,7 @@ def train_clip(
 
 @contextmanager
 def _few_tokens(clip: open_clip.CLIP, rows: Tensor) -> Iterator[None]:
-    """Train the used rows of the token table alone: the optimizer is spared fifty thousand."""
+    """Train only the used rows of the token embedding instead of about 50,000."""
     table = clip.token_embedding.weight.data
     clip.token_embedding = nn.Embedding.from_pretrained(table[rows].clone(), freeze=False)
     yield
@@ -174,14 +174,14 @@ def _pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 def cell_weights(boxes: Tensor, cells: int) -> Tensor:
-    """How much of each cell of a square grid is in a box.
+    """Overlap of each cell of a square grid with a box, normalized.
 
     Args:
-        boxes: [N, 4] left, top, right, bottom, in 0-1.
-        cells: along a side of the grid.
+        boxes: [N, 4] left, top, right, bottom, in [0, 1].
+        cells: number of cells along a side of the grid.
 
     Returns:
-        [N, cells, cells], the weights of a box summing to 1.
+        [N, cells, cells]; the weights of each box sum to 1.
     """
     start = torch.arange(cells, dtype=torch.float32)
 
@@ -199,8 +199,8 @@ def _initial_clip(config: Mapping[str, Any]) -> open_clip.CLIP:
     for name, parameter in clip.visual.named_parameters():
         if name.endswith(".gamma"):
             nn.init.constant_(parameter, LAYER_SCALE)
-    # timm's initial weights suit layers of hundreds of channels; in narrow ones nothing comes
-    # through at first.
+    # timm's initialization suits layers with hundreds of channels; in narrow ones, activations
+    # vanish at first.
     for module in clip.visual.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -216,14 +216,14 @@ def _optimize(
     device: str,
     rows: Tensor,
 ) -> None:
-    """Train in place a CLIP whose token table has these rows alone."""
+    """Train in place a CLIP whose token embedding is reduced to ``rows``."""
     optimizer = _optimizer(clip, recipe.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _factor(s, recipe.steps))
     clip.train()
-    start = said = time.perf_counter()
+    start = last_logged = time.perf_counter()
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         if not torch.isin(token_ids(batch.tokens), rows).all():
-            raise ValueError("a caption has a word that all_texts() lacks")
+            raise ValueError("a caption has a word that is missing from all_texts()")
         batch = replace(batch, tokens=torch.searchsorted(rows, batch.tokens))
         loss = _loss(clip, batch.to(device))
         optimizer.zero_grad()
@@ -234,8 +234,8 @@ def _optimize(
         with torch.no_grad():
             clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         now = time.perf_counter()
-        if now - said > SECONDS_BETWEEN_MESSAGES or step == recipe.steps:
-            said = now
+        if now - last_logged > SECONDS_BETWEEN_MESSAGES or step == recipe.steps:
+            last_logged = now
             left = (now - start) / step * (recipe.steps - step)
             scale = clip.logit_scale.exp().item()
             message = "step %d/%d  loss %.3f  scale %.1f  %.0f s left"
@@ -243,7 +243,7 @@ def _optimize(
 
 
 def normalized(pixels: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] RGB to what CLIP takes: float [B, 3, H, W], channels last."""
+    """Normalize uint8 [B, H, W, 3] RGB images for CLIP: float [B, 3, H, W], channels last."""
     mean, std = (
         torch.tensor(values, device=pixels.device)
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -252,10 +252,10 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
-    """CLIP's: each image finds its captions in the batch, each caption its image.
+    """CLIP's contrastive loss between the images and captions of a batch.
 
-    A scene is encoded once for all its windows: a window's embedding is that of the mean of the
-    dense feature over it, as a whole image's is that of the mean over all of it.
+    A scene is encoded once for all its windows: a window is embedded as the mean of the dense
+    feature over it, just as a whole image is embedded as the mean over all of it.
     """
     image = clip.encode_image(normalized(batch.views))
     if batch.scenes is not None:
@@ -269,44 +269,46 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, named: Tensor, shown: Tensor) -> Tensor:
-    """CLIP's loss where several captions are true of an image, as ``agreement`` tells.
+    """CLIP's loss with several correct captions per image, as defined by ``agreement``.
 
-    An image looks for all captions that are true of it, a caption for the images that it fits best:
-    to the caption, a scene of which it tells a part is neither right nor wrong.
+    The targets of an image are all correct captions; the targets of a caption are the images that
+    it describes best. For a caption, an image that it describes only in part is ignored.
 
     Args:
         logits: [N, N] scaled cosines of image i and caption j.
-        named, shown: bool [N, C], the classes of each caption and of each image.
+        named, shown: bool [N, C], classes that each caption names and each image shows.
     """
-    true, best = agreement(named, shown)
-    to_captions = F.cross_entropy(logits, _shares(true))
-    rivals = logits.masked_fill(true & ~best, NEVER).T
-    return (to_captions + F.cross_entropy(rivals, _shares(best.T))) / 2
+    correct, best = agreement(named, shown)
+    to_captions = F.cross_entropy(logits, _targets(correct))
+    to_images = F.cross_entropy(logits.masked_fill(correct & ~best, NEVER).T, _targets(best.T))
+    return (to_captions + to_images) / 2
 
 
 def agreement(named: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Which captions are true of which images.
+    """Match captions with images.
 
     Args:
-        named: bool [N, C], the classes that each caption names.
-        shown: bool [N, C], the classes that its image shows.
+        named: bool [N, C], classes that each caption names.
+        shown: bool [N, C], classes that its image shows.
 
     Returns:
-        Bool [N, N], whether caption j is true of image i: the image shows all that it names; and
-        whether it is also the best of image i: its own, or it leaves nothing out.
+        Two bool [N, N]: whether caption j is correct for image i, which shows all classes that it
+        names; and whether it is also a best caption of image i, its own one or one that names all
+        classes shown.
     """
     absent = (~shown).float() @ named.float().T
-    untold = shown.float() @ (~named).float().T
+    unnamed = shown.float() @ (~named).float().T
     own = torch.eye(len(named), dtype=torch.bool, device=named.device)
-    return absent == 0, (absent == 0) & ((untold == 0) | own)
+    return absent == 0, (absent == 0) & ((unnamed == 0) | own)
 
 
-def _shares(right: Tensor) -> Tensor:
-    return right / right.sum(dim=1, keepdim=True)
+def _targets(positive: Tensor) -> Tensor:
+    """Uniform target distribution over the positives of each row."""
+    return positive / positive.sum(dim=1, keepdim=True)
 
 
 def _optimizer(clip: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and scales do not decay."""
+    """AdamW without weight decay for biases, norms and scales."""
     parameters = list(clip.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": WEIGHT_DECAY},
@@ -316,5 +318,5 @@ def _optimizer(clip: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 def _factor(step: int, steps: int) -> float:
-    """Of the learning rate: a linear start, then half a cosine down to 0."""
+    """Learning rate factor: linear warmup and cosine decay to 0."""
     return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
