@@ -1,6 +1,6 @@
 """Image-Text Aggregation for open-vocabulary semantic segmentation (Cheng et al., 2025).
 
-The public interface; each name is imported when it is first used::
+Public interface; each name is imported on first use::
 
     import ita
 
@@ -30,7 +30,7 @@ _MODULES = {
     "load": "ita.predictor",
 }
 
-# Detectron2 and timm script functions when they are imported.
+# Detectron2 and timm call torch.jit.script on import.
 warnings.filterwarnings("ignore", "`torch.jit.script", FutureWarning)
 warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 

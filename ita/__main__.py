@@ -1,4 +1,4 @@
-"""``python -m ita``: the same as the command ``ita``."""
+"""Entry point of ``python -m ita``, equivalent to the ``ita`` command."""
 
 import sys
 

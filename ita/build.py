@@ -1,4 +1,4 @@
-"""From a config to the parts of the model: the one place that reads their sizes."""
+"""Build the parts of the model from a config; the only module that reads their sizes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +27,10 @@ def parts_from_config(cfg: CfgNode, train_class_list: ClassList | None = None) -
 
     Args:
         cfg: a complete config (:func:`ita.config.load_config`).
-        train_class_list: the training class list; None: that of the config.
+        train_class_list: the training class list; None uses the config's.
 
     Raises:
-        UserError: CLIP weights, class list or name table that are missing or do not fit.
+        UserError: CLIP weights, class list or name table are missing or do not fit.
     """
     if train_class_list is None:
         train_class_list = training_class_list(cfg)
@@ -55,13 +55,13 @@ def parts_from_config(cfg: CfgNode, train_class_list: ClassList | None = None) -
 
 
 def training_class_list(cfg: CfgNode) -> ClassList:
-    """The class list, with its things, that a config trains on.
+    """Return the training class list of a config, including its thing classes.
 
     Raises:
-        UserError: an unknown data set, or a class list that does not fit it.
+        UserError: the data set is unknown, or the class list does not fit it.
     """
     name, file = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TRAIN_VOCABULARY
-    if name in DatasetCatalog:  # perhaps registered by a program of the user's own
+    if name in DatasetCatalog:  # possibly registered by the user's program
         return class_list_for(name, file)
     own = describe(find_row(name, cfg.DATASETS.CUSTOM)).class_list
     return replacement(own, file, name)
@@ -69,7 +69,7 @@ def training_class_list(cfg: CfgNode) -> ClassList:
 
 @contextmanager
 def naming_keys(*keys: str) -> Iterator[None]:
-    """Name the config keys behind the arguments that a ``UserError`` is about."""
+    """Append config keys to the message of a ``UserError`` raised inside the block."""
     try:
         yield
     except UserError as error:
@@ -139,7 +139,7 @@ def _criterion(cfg: CfgNode) -> SetCriterion:
 
 
 def inference_options(cfg: CfgNode) -> InferenceOptions:
-    """Inference options of a config."""
+    """Return the inference options of a config."""
     clip, test = cfg.MODEL.FC_CLIP, cfg.MODEL.MASK_FORMER.TEST
     return InferenceOptions(
         alpha=clip.GEOMETRIC_ENSEMBLE_ALPHA,

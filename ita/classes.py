@@ -1,4 +1,4 @@
-"""Class lists: the names of the classes to segment, and the files that hold them.
+"""Class lists: the names of the classes to segment, and their file format.
 
 A file has one class per line, ``id: name, synonym, synonym``. In published lists
 (``id:name,synonym``), lines named ``invalid_class_id`` mark ids without a class and are dropped.
@@ -8,6 +8,7 @@ The remaining lines are the classes, in id order; ids may have gaps.
 import codecs
 import colorsys
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -32,7 +33,7 @@ class ClassList:
     Attributes:
         name: identifies the list in results.
         classes: synonyms of each class, in the order of the class ids.
-        things: ids of the classes with instances; all others are stuff.
+        things: ids of the thing classes; all others are stuff.
     """
 
     name: str
@@ -55,7 +56,7 @@ class ClassList:
     def from_strings(
         cls, name: str, classes: Iterable[str], things: Collection[int] = ()
     ) -> "ClassList":
-        """Make a list from one string of comma-separated synonyms per class.
+        """Create a class list from one string of comma-separated synonyms per class.
 
         Raises:
             UserError: no classes, or a class without a name.
@@ -69,10 +70,10 @@ class ClassList:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ClassList":
-        """Restore a list from the plain values of :meth:`to_dict`.
+        """Restore a class list from the output of :meth:`to_dict`.
 
         Raises:
-            UserError: values of another form.
+            UserError: the values are malformed.
         """
         try:
             classes = tuple(tuple(map(str, synonyms)) for synonyms in content["classes"])
@@ -82,7 +83,7 @@ class ClassList:
             raise UserError(f"not a stored class list ({type(error).__name__}: {error})") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the list as plain values, for JSON and checkpoints."""
+        """Return the class list as plain values for JSON and checkpoints."""
         return {
             "name": self.name,
             "classes": [list(synonyms) for synonyms in self.classes],
@@ -96,24 +97,24 @@ class ClassList:
 
     @property
     def synonyms(self) -> tuple[str, ...]:
-        """All N synonyms of all classes, in order and not de-duplicated."""
+        """All N synonyms of all classes, in order, not deduplicated."""
         return tuple(s for synonyms in self.classes for s in synonyms)
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def seen(self, training: "ClassList") -> list[bool]:
-        """Whether each class is seen: one of its synonyms is exactly one of ``training``'s."""
+        """Return whether each class is seen, i.e. shares an exact synonym with ``training``."""
         known = set(training.synonyms)
         return [not known.isdisjoint(synonyms) for synonyms in self.classes]
 
 
 def read_class_list(path: str | Path) -> ClassList:
-    """Read a class list file, or a list of the package by its bare name (``coco133``, ``ade150``).
+    """Read a class list file, or a packaged list by its bare name (``coco133``, ``ade150``).
 
     Returns:
-        The classes in id order, all of them stuff. A list of the package is named by its stem, any
-        other by its path.
+        The classes in id order, all of them stuff. A packaged list is named by its file stem, any
+        other list by its path.
 
     Raises:
         UserError: see :func:`parse_class_list`.
@@ -131,35 +132,35 @@ def read_ids_and_classes(path: str | Path) -> tuple[tuple[int, ...], ClassList]:
 
 
 def find_class_list(path: str | Path) -> Path:
-    """The file that ``path`` names: a list of the package by its bare name, or else the path."""
+    """Return the packaged file if ``path`` is the bare name of one, else ``path`` itself."""
     shipped = CLASS_LISTS / f"{path}{LIST_SUFFIX}"
-    return shipped if shipped.parent == CLASS_LISTS and shipped.is_file() else Path(path)
+    is_shipped = shipped.parent == CLASS_LISTS and os.path.isfile(shipped)
+    return shipped if is_shipped else Path(path)
 
 
 def choose_classes(text: str) -> ClassList:
-    """Read the classes that a person typed.
+    """Parse classes from user input.
 
     Args:
         text: ``"cat, kitten; sofa"`` (synonyms separated by commas, classes by semicolons), the
-            path of a class list file, or the bare name of a list of the package.
+            path of a class list file, or the bare name of a packaged list.
 
     Raises:
-        UserError: no class, a class without a name, or a class list file with an error.
+        UserError: no class, a class without a name, or an invalid class list file.
     """
-    # Looking for a file named by hundreds of classes would be an error.
-    is_path = ";" not in text and "," not in text
-    if is_path and (find_class_list(text).is_file() or Path(text).suffix == LIST_SUFFIX):
+    # os.path.isfile, since Path.is_file raises OSError for a text that is too long for a file name.
+    if os.path.isfile(find_class_list(text)) or Path(text).suffix == LIST_SUFFIX:
         return read_class_list(text)
     classes = [part for part in text.split(";") if part.strip()]
     return ClassList.from_strings("given classes", classes)
 
 
 def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
-    """Read label id -> synonyms from a class list file.
+    """Parse a class list file into label id -> synonyms.
 
     Raises:
-        UserError: with file and line: no such file, bytes that are not UTF-8, a line without id or
-            name, an id or a whole line of names twice, no class at all.
+        UserError: the file is missing, not UTF-8 or contains no class, a line has no id or name, or
+            an id or a whole line of names is repeated. The message names the file and the line.
     """
     path = find_class_list(path)
     classes: dict[int, tuple[str, ...]] = {}
@@ -170,9 +171,9 @@ def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
         label_id, names = _parse_line(line, f"{path}:{number}")
         if names == (INVALID_NAME,):
             continue
-        for key, what in ((label_id, f"id {label_id}"), (names, f"class {', '.join(names)!r}")):
+        for key, entry in ((label_id, f"id {label_id}"), (names, f"class {', '.join(names)!r}")):
             if key in seen_at:
-                raise UserError(f"{path}:{number}: {what} is already on line {seen_at[key]}")
+                raise UserError(f"{path}:{number}: {entry} is already on line {seen_at[key]}")
             seen_at[key] = number
         classes[label_id] = names
     if not classes:
@@ -190,7 +191,7 @@ def _read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-    # Not splitlines(): that also splits at characters that may stand inside a name.
+    # Not splitlines(), which also splits at characters that a name may contain.
     return re.split(r"\r\n|\r|\n", text)
 
 
@@ -206,24 +207,24 @@ def _parse_line(line: str, where: str) -> tuple[int, tuple[str, ...]]:
 
 
 def note_repetitions(class_list: ClassList) -> None:
-    """Log names that serve several classes: legal, but their logits tie."""
+    """Log names shared by several classes: allowed, but their logits tie."""
     first = Counter(class_list.names)
-    # A name that one class lists twice is not shared.
+    # As a set: a name repeated within one class is not shared.
     every = Counter(name for names in class_list.classes for name in set(names))
-    for what, counts in (("first names", first), ("synonyms", every)):
+    for kind, counts in (("first names", first), ("synonyms", every)):
         shared = [name for name, count in counts.items() if count > 1]
         if shared:
             logger.info(
                 "class list %s: %d %s are shared by several classes: %s",
                 class_list.name,
                 len(shared),
-                what,
+                kind,
                 ", ".join(sorted(shared)),
             )
 
 
 def palette(count: int) -> list[tuple[int, int, int]]:
-    """Colors (R, G, B) that differ between neighbors: hues by the golden ratio, two tones."""
+    """Return (R, G, B) colors, distinct for neighbors: golden-ratio hues in alternating tones."""
     colors = []
     for index in range(count):
         hue = index * 0.618034 % 1.0

@@ -1,8 +1,8 @@
-"""Every config key of ITA, its default and its meaning; reading and validating a config.
+"""Config keys of ITA with defaults and meanings; loading and validation of configs.
 
-Keys that the field knows keep their names (``MODEL.MASK_FORMER.*``, ``MODEL.SEM_SEG_HEAD.*``,
-``MODEL.FC_CLIP.*``), so that overrides written for Mask2Former and FC-CLIP can be pasted; keys of
-this project's own stand under ``MODEL.ITA``.
+Keys known from earlier work keep their names (``MODEL.MASK_FORMER.*``, ``MODEL.SEM_SEG_HEAD.*``,
+``MODEL.FC_CLIP.*``), so that overrides written for Mask2Former and FC-CLIP can be pasted;
+ITA-specific keys are under ``MODEL.ITA``.
 """
 
 import difflib
@@ -19,17 +19,17 @@ from ita.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# Keys of the ancestors that this code reads from the CLIP model or fixes by design. A pasted
-# override may state them, but only with the value the code stands for (None: any value; it is
-# ignored, because the truth is read elsewhere).
+# Mask2Former and FC-CLIP keys that are fixed by design here or determined by other settings. A
+# pasted override may set them, but only to the value that this code implements. None accepts any
+# value, which is ignored because the effective one is read elsewhere.
 ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     "INPUT.DATASET_MAPPER_NAME": (None, "one mapper serves every data set"),
     "INPUT.COLOR_AUG_SSD": (False, "the recipe has no color augmentation"),
-    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not drawn again"),
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not resampled"),
     "INPUT.SIZE_DIVISIBILITY": (-1, "the mapper pads to INPUT.IMAGE_SIZE"),
     "MODEL.FC_CLIP.EMBED_DIM": (None, "read from the CLIP model"),
     "MODEL.MASK_FORMER.DROPOUT": (0.0, "there is no dropout"),
-    "MODEL.MASK_FORMER.ENC_LAYERS": (0, "the encoder is SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS deep"),
+    "MODEL.MASK_FORMER.ENC_LAYERS": (0, "SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS sets the depth"),
     "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": (False, "features are projected where widths differ"),
     "MODEL.MASK_FORMER.PRE_NORM": (False, "layers are post-norm"),
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (32, "the stride of CLIP's last stage"),
@@ -46,7 +46,7 @@ ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     ),
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": (None, "read from the data set's metadata"),
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": (["res2", "res3", "res4", "res5"], "all four stages"),
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": (1.0, "weights are those of MASK_FORMER"),
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": (1.0, "MASK_FORMER sets the loss weights"),
     "MODEL.SEM_SEG_HEAD.NAME": (None, "there is one head"),
     "MODEL.SEM_SEG_HEAD.NORM": ("GN", "the pixel decoder uses GroupNorm"),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (None, "read from the class list"),
@@ -57,7 +57,7 @@ ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     "TEST.AUG.ENABLED": (False, "there is no test-time augmentation"),
 }
 
-# Keys whose value is one of a few words.
+# Keys with a fixed set of allowed values.
 CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.ITA.IMAGE_EMBEDDING": ("shared", "clip_preprocess"),
     "MODEL.ITA.CANDIDATE_TEXT": ("prompted", "bare"),
@@ -83,37 +83,37 @@ def _add_clip_keys(cfg: CfgNode) -> None:
     cfg.MODEL.FC_CLIP = CfgNode()
     # An open_clip model name, or the path of an open_clip model config in JSON.
     cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME = "convnext_large_d_320"
-    # An open_clip tag, a weights file, a folder that holds one, or "random" (fixed seed; tests).
+    # An open_clip tag, a weights file, a folder with one, or "random" (fixed seed; for tests).
     cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS = "laion2b_s29b_b131k_ft_soup"
     # Weight of the out-of-vocabulary classifier for seen (alpha) and unseen (beta) classes.
     cfg.MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA = 0.4
     cfg.MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA = 0.8
-    # Leave the out-of-vocabulary classifier out for masks without a positive cell at stride 32.
+    # Skip the out-of-vocabulary classifier for masks without a positive cell at stride 32.
     cfg.MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK = False
 
 
 def _add_dominant_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ITA = CfgNode()
-    # K, the number of dominant categories that enter the decoder as text queries; 0: none.
+    # K, the number of dominant categories that enter the decoder as text queries; 0 disables them.
     cfg.MODEL.ITA.NUM_DOMINANT = 20
     # F_cv: "shared" (mean of the dense feature) or "clip_preprocess" (a second CLIP pass).
     cfg.MODEL.ITA.IMAGE_EMBEDDING = "shared"
     # Text of the candidates: "prompted" (the classifier's vectors) or "bare" (the name alone).
     cfg.MODEL.ITA.CANDIDATE_TEXT = "prompted"
-    # A {name: feature} file (.pt or .safetensors) whose features become the queries; "": none.
+    # A {name: feature} file (.pt, .safetensors) whose features become the queries; "" disables it.
     cfg.MODEL.ITA.NAME_TABLE = ""
-    # Learning rate of the map from text features to queries, relative to SOLVER.BASE_LR.
+    # Learning rate of the projection from text features to queries, relative to SOLVER.BASE_LR.
     cfg.MODEL.ITA.PROJECTION_LR_MULTIPLIER = 0.1
-    # What a text query costs less than others when it is matched with targets of its own class, so
-    # that it learns to find its class; 0 (the paper's way): nothing.
+    # Reduction of a text query's matching cost for targets of its own class, so that it learns to
+    # find its class; 0 (as in the paper) disables it.
     cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT = 0.0
     # Self-attention between queries after cross-attention (Mask2Former, FC-CLIP: on).
     cfg.MODEL.ITA.SELF_ATTENTION = False
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
-    # It can only be this (ANCESTOR_KEYS). With Detectron2's default, which is another, a run's
-    # config.yaml, which holds every key, could not be read again.
+    # The only allowed value (ANCESTOR_KEYS). Detectron2's default differs, so a run's config.yaml,
+    # which contains every key, could not be loaded again.
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
@@ -126,11 +126,11 @@ def _add_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
     cfg.MODEL.MASK_FORMER.NHEADS = 8
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
-    # Predictions of the decoder: the initial queries' and one after each of DEC_LAYERS - 1 layers.
+    # Number of predictions: one from the initial queries, one after each of DEC_LAYERS - 1 layers.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 10
     # L, the number of learned queries.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 180
-    # Losses on all predictions, not on the last one only.
+    # Apply the losses to all predictions, not only the last one.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
     cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
     cfg.MODEL.MASK_FORMER.CLASS_WEIGHT = 2.0
@@ -138,7 +138,7 @@ def _add_head_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 5.0
     # Points per mask for matching and for the mask losses.
     cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS = 112 * 112
-    # Candidates per point and the fraction of points taken from the most uncertain of them.
+    # Candidates per point, and the fraction of points chosen as the most uncertain candidates.
     cfg.MODEL.MASK_FORMER.OVERSAMPLE_RATIO = 3.0
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
 
@@ -161,52 +161,52 @@ def _add_data_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
-    # Short side and greatest long side of test images; -1: as is usual for each data set (1024 and
-    # 2560 for Cityscapes and Mapillary Vistas, 800 and 1333 for the others).
+    # Short side and maximum long side of test images; -1 selects the usual values of each data set
+    # (1024 and 2560 for Cityscapes and Mapillary Vistas, 800 and 1333 for the others).
     cfg.INPUT.MIN_SIZE_TEST = -1
     cfg.INPUT.MAX_SIZE_TEST = -1
     # Pad training images to IMAGE_SIZE x IMAGE_SIZE. Positions are relative to the padded frame, so
-    # without jitter a model learns one padding, and does poorly at inference, where there is none.
+    # without jitter a model learns a single padding and performs poorly at inference without it.
     cfg.INPUT.PAD_TO_IMAGE_SIZE = True
-    # YAML files that describe data sets of one's own (dataset.md, "Your own data").
+    # YAML files that describe custom data sets (dataset.md, "Your own data").
     cfg.DATASETS.CUSTOM = ()
-    # Class lists that replace the data sets' own: one file for all of DATASETS.TEST, or one each
-    # ("" keeps a set's own); the training list likewise.
+    # Files that replace the data sets' class lists: for DATASETS.TEST one for all or one for each
+    # data set, for DATASETS.TRAIN one. "" keeps the data set's own.
     cfg.DATASETS.TRAIN_VOCABULARY = ""
     cfg.DATASETS.TEST_VOCABULARY = ()
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # Decay of nn.Embedding weights (queries and positions).
+    # Weight decay of nn.Embedding weights (queries and positions).
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     # IMS_PER_BATCH is split into this many forward and backward passes per optimizer step.
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
-    # Mixed precision's type: "float16", "bfloat16", or "auto" (float16 on GPUs, bfloat16 on CPUs).
+    # Mixed-precision dtype: "float16", "bfloat16", or "auto" (float16 on GPUs, bfloat16 on CPUs).
     cfg.SOLVER.AMP.DTYPE = "auto"
-    # Evaluate in mixed precision, of the type that SOLVER.AMP.DTYPE says.
+    # Evaluate in mixed precision, with the dtype of SOLVER.AMP.DTYPE.
     cfg.TEST.AMP = False
-    # Pictures that each evaluation writes: the first images with prediction, truth and a legend, in
-    # which classes that are not in the training vocabulary are called unseen.
+    # Visualizations written by each evaluation: the first images with prediction, ground truth and
+    # a legend, which marks classes outside the training class list as unseen.
     cfg.TEST.NUM_PICTURES = 4
 
 
 def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML config with command-line overrides on top, checked and complete.
+    """Load a YAML config, apply command-line overrides and validate the result.
 
     Args:
-        config_file: YAML file; its ``_BASE_`` names the file it builds on.
+        config_file: YAML file; its ``_BASE_`` names the config it inherits from.
         overrides: ``KEY VALUE KEY VALUE ...`` as on the command line.
 
     Raises:
-        UserError: a missing or unreadable file, an unknown key, a value of the wrong type or one
-            that the model cannot have.
+        UserError: the file is missing or unreadable, a key is unknown, or a value is invalid or of
+            the wrong type.
     """
     path = Path(config_file)
     if not path.is_file():
         raise UserError(f"config file not found: {path}")
     if len(overrides) % 2:
-        raise UserError(f"overrides are pairs of KEY VALUE, but {overrides[-1]} has no value")
+        raise UserError(f"overrides must be KEY VALUE pairs, but {overrides[-1]} has no value")
     cfg = get_cfg()
     add_ita_config(cfg)
     _merge(cfg, flatten(_read_yaml(path)), str(path))
@@ -216,22 +216,22 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """A YAML config on top of its bases."""
+    """Read a YAML config, merged over its bases."""
     try:
         content = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
     except RecursionError as error:
-        raise UserError(f"cannot read config {path}: its _BASE_ leads back to itself") from error
-    except (TypeError, AttributeError):  # fvcore takes the file or its base for a mapping
+        raise UserError(f"cannot read config {path}: its _BASE_ chain is circular") from error
+    except (TypeError, AttributeError):  # fvcore assumes that the file and its base are mappings
         content = None
     except (yaml.YAMLError, OSError, AssertionError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read config {path}: {_one_line(error)}") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"cannot read config {path}: it or its _BASE_ holds no 'KEY: value' lines")
+        raise UserError(f"cannot read config {path}: it or its _BASE_ has no 'KEY: value' lines")
     return content
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested keys as dotted ones, each with its value."""
+    """Yield the (dotted key, value) pairs of a nested mapping."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -240,7 +240,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
-    """Merge (dotted key, value) pairs, with an error that names the key and the nearest one."""
+    """Merge (dotted key, value) pairs; the error for an unknown key suggests the closest one."""
     known = dict(flatten(cfg))
     for key, value in items:
         value = CfgNode._decode_cfg_value(value)
@@ -268,7 +268,7 @@ def _check_ancestor_key(key: str, value: Any, source: str) -> None:
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:
-    """The nearest known key, by its whole path or else by its last part."""
+    """Suggest the closest known key, by its full path or else by its last component."""
     known = list(known)
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if not nearest:
@@ -283,15 +283,17 @@ def _one_line(error: BaseException) -> str:
 
 
 def validate_config(cfg: CfgNode) -> None:
-    """Check values that would otherwise fail late or silently do something else.
+    """Validate values that would otherwise fail late or be silently misused.
 
     Raises:
-        UserError: naming the key, its value and what it may be.
+        UserError: a value is invalid; the message names the key, its value and the allowed values.
     """
     for key, allowed in CHOICES.items():
         value = functools.reduce(getattr, key.split("."), cfg)
         if value not in allowed:
-            raise UserError(f"{key} is {value!r}; it can be {', '.join(map(repr, allowed))}")
+            raise UserError(
+                f"{key} is {value!r}; it must be one of {', '.join(map(repr, allowed))}"
+            )
     masks, steps = cfg.MODEL.MASK_FORMER, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     if steps < 1 or cfg.SOLVER.IMS_PER_BATCH % steps:
         raise UserError(
@@ -301,27 +303,34 @@ def validate_config(cfg: CfgNode) -> None:
     _check_widths(masks.NHEADS, masks.HIDDEN_DIM, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM)
     if not 0 <= masks.IMPORTANCE_SAMPLE_RATIO <= min(1, masks.OVERSAMPLE_RATIO):
         raise UserError(
-            f"MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO is {masks.IMPORTANCE_SAMPLE_RATIO}; it is "
-            f"from 0 to 1 and at most OVERSAMPLE_RATIO ({masks.OVERSAMPLE_RATIO})"
+            f"MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO is {masks.IMPORTANCE_SAMPLE_RATIO}; it "
+            f"must be from 0 to 1 and at most OVERSAMPLE_RATIO ({masks.OVERSAMPLE_RATIO})"
         )
     if masks.DEC_LAYERS < 1:
-        raise UserError(f"MODEL.MASK_FORMER.DEC_LAYERS is {masks.DEC_LAYERS}; it is at least 1")
+        raise UserError(
+            f"MODEL.MASK_FORMER.DEC_LAYERS is {masks.DEC_LAYERS}; it must be at least 1"
+        )
     if cfg.MODEL.ITA.NUM_DOMINANT < 0:
-        raise UserError(f"MODEL.ITA.NUM_DOMINANT is {cfg.MODEL.ITA.NUM_DOMINANT}; 0 turns it off")
+        raise UserError(
+            f"MODEL.ITA.NUM_DOMINANT is {cfg.MODEL.ITA.NUM_DOMINANT}; it must be at least 0 "
+            "(0 disables it)"
+        )
     if cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT < 0:
         raise UserError(
-            f"MODEL.ITA.DOMINANT_MATCH_WEIGHT is {cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}; it is at "
-            "least 0"
+            f"MODEL.ITA.DOMINANT_MATCH_WEIGHT is {cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}; it must "
+            "be at least 0"
         )
     for key in ("GEOMETRIC_ENSEMBLE_ALPHA", "GEOMETRIC_ENSEMBLE_BETA"):
         if not 0 <= cfg.MODEL.FC_CLIP[key] <= 1:
-            raise UserError(f"MODEL.FC_CLIP.{key} is {cfg.MODEL.FC_CLIP[key]}; it is from 0 to 1")
+            raise UserError(
+                f"MODEL.FC_CLIP.{key} is {cfg.MODEL.FC_CLIP[key]}; it must be from 0 to 1"
+            )
     if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty; its vocabulary says which classes are seen")
+        raise UserError("DATASETS.TRAIN is empty; its class list determines the seen classes")
     if len(cfg.DATASETS.TEST_VOCABULARY) not in (0, 1, len(cfg.DATASETS.TEST)):
         raise UserError(
             f"DATASETS.TEST_VOCABULARY has {len(cfg.DATASETS.TEST_VOCABULARY)} entries; give one "
-            f"for all or one for each of the {len(cfg.DATASETS.TEST)} sets in DATASETS.TEST"
+            f"for all or one for each of the {len(cfg.DATASETS.TEST)} data sets in DATASETS.TEST"
         )
 
 
@@ -331,9 +340,10 @@ def _check_widths(heads: int, hidden_dim: int, convs_dim: int) -> None:
             f"MODEL.MASK_FORMER.NHEADS ({heads}) must divide MODEL.MASK_FORMER.HIDDEN_DIM "
             f"({hidden_dim}) and MODEL.SEM_SEG_HEAD.CONVS_DIM ({convs_dim})"
         )
-    # Sines and cosines of x and y in the decoder; GroupNorm's 32 groups in the pixel decoder.
+    # The decoder's positions are sines and cosines of x and y; the pixel decoder's GroupNorm has 32
+    # groups.
     if hidden_dim % 4 or convs_dim % 32:
         raise UserError(
             f"MODEL.MASK_FORMER.HIDDEN_DIM ({hidden_dim}) must be a multiple of 4 and "
-            f"MODEL.SEM_SEG_HEAD.CONVS_DIM ({convs_dim}) one of 32"
+            f"MODEL.SEM_SEG_HEAD.CONVS_DIM ({convs_dim}) a multiple of 32"
         )

@@ -1,19 +1,19 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exception for errors that the user can fix."""
 
-# Packages that are not on PyPI, and hence no dependencies of this one.
+# Packages that are not on PyPI and therefore not declared as dependencies.
 INSTALLED_APART = ("detectron2", "panopticapi")
 
 
 class UserError(Exception):
-    """Something outside the code is wrong: a file, a config key, a class list.
+    """Error in the user's input, such as a file, a config key or a class list.
 
-    The message is one line: what is wrong, where, and what to do. Commands print it without a
+    The message is one line with the problem, its location and the fix. Commands print it without a
     traceback and exit with a non-zero code.
     """
 
 
 def missing_module(error: ModuleNotFoundError) -> str:
-    """Message about a package of ``INSTALLED_APART`` that cannot be imported; "" for others."""
+    """Return the install hint for a missing package of ``INSTALLED_APART``; "" for others."""
     package = (error.name or "").partition(".")[0]
     if package not in INSTALLED_APART:
         return ""

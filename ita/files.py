@@ -1,4 +1,4 @@
-"""Finding files of the package, and writing files so that no reader sees half of one."""
+"""Locating the package's files, and writing files atomically."""
 
 import os
 import threading
@@ -9,18 +9,18 @@ from pathlib import Path
 from ita.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent
-# Suffix of files that are not complete yet.
+# Suffix of incomplete files.
 PARTIAL_SUFFIX = ".partial"
 
 
 def find_file(path: str | Path) -> Path:
-    """The file or folder that ``path`` names, in the working directory or else in the package.
+    """Resolve a file or folder in the working directory or else in the package.
 
-    ``configs/...`` and ``ita/...`` also name the configs and the files that are installed with the
-    package, so that the commands of the documentation work from any directory.
+    ``configs/...`` and ``ita/...`` also resolve to the configs and files installed with the
+    package, so that documented commands work from any directory.
 
     Returns:
-        The first that exists, or ``path`` itself.
+        The first existing path, or ``path`` itself if there is none.
     """
     path = Path(path).expanduser()
     if path.exists() or path.is_absolute() or not path.parts:
@@ -36,8 +36,8 @@ def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
     On an error the temporary file is removed and ``path`` is left as it was.
 
     Args:
-        path: in an existing folder.
-        durable: wait until the content is on disk, so that a power failure cannot leave an empty
+        path: the final path, in an existing folder.
+        durable: sync the content to disk first, so that a power failure cannot leave an empty
             file under the final name.
     """
     name = f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}"
@@ -55,7 +55,7 @@ def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file and the folder it is in; readers see the old content or all of the new.
+    """Write a file atomically, creating its folder; readers see the old or the new content.
 
     Raises:
         UserError: the folder or file cannot be written.

@@ -1,12 +1,12 @@
-"""Making `detectron2` and `panopticapi` importable where they cannot be built from GitHub.
+"""Installation of `detectron2` and `panopticapi` where they cannot be built from GitHub.
 
-Detectron2 has no release on PyPI, and panopticapi's only one asks for numpy < 2. Both exist
-there as third-party wheels with upstream's Python source. This module downloads those exact
-files, compares their SHA-256, and installs the packages that ITA uses as pure-Python wheels under
-upstream's names, so that pip lists them, removes them, and replaces them when somebody later
-installs the official ones. A package that is importable already is left as it is.
+Detectron2 has no release on PyPI, and panopticapi's only release requires numpy < 2. PyPI has
+third-party wheels of both with upstream's Python source. This module downloads exactly these
+files, verifies their SHA-256, and installs the packages that ITA uses as pure-Python wheels under
+upstream's names, so that pip lists them, removes them, and replaces them when the official
+packages are installed later. Packages that are already importable are left unchanged.
 
-It needs the standard library and pip only. The dependencies are those of ITA itself.
+Only the standard library and pip are required. The dependencies are those of ITA itself.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from ita.errors import UserError
 logger = logging.getLogger(__name__)
 
 COMPILED_SUFFIXES = frozenset({".so", ".pyd", ".dylib"})
-# Zip files cannot hold an earlier moment; a fixed one makes the same wheel every time.
+# Earliest timestamp of the zip format; a fixed one makes the wheels reproducible.
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A wheel on PyPI and the pure-Python distribution that is made from it.
+    """A wheel on PyPI and the pure-Python distribution that is built from it.
 
     Attributes:
         package: Import name; also the only top-level folder that is kept, and the name of the
-            distribution that is made.
-        version: Version of the distribution that is made. The part after the plus sign keeps it
-            apart from upstream's own, so that pip replaces it when upstream's is installed.
-        project: What to ask the package index for.
-        filename: The file that the index answers with.
+            built distribution.
+        version: Version of the built distribution. The part after the plus sign distinguishes it
+            from upstream's, so that pip replaces it when upstream's is installed.
+        project: Requirement for `pip download`.
+        filename: Name of the downloaded file.
         sha256: Hexadecimal digest of that file.
-        summary: One line for `pip show`.
+        summary: One-line summary for `pip show`.
         requires: Requirements to declare in place of the file's own.
-        official: The command that installs upstream's own distribution.
+        official: Command that installs upstream's distribution.
     """
 
     package: str
@@ -63,8 +63,8 @@ class Source:
 
     @property
     def download_arguments(self) -> tuple[str, ...]:
-        """Arguments of `pip download` that fetch the file from any Python."""
-        # The file is tagged for CPython 3.10 although what is kept of it runs on later ones.
+        """Arguments of `pip download` that fetch the file under any Python version."""
+        # The file is tagged for CPython 3.10, but the kept source also runs on later versions.
         target = ("--implementation", "cp", "--python-version", "3.10", "--only-binary=:all:")
         return (*target, "--no-deps", self.project)
 
@@ -110,10 +110,10 @@ SOURCES = (
 
 
 def is_importable(package: str) -> bool:
-    """Whether an `import` of the top-level package would find one, without running its code."""
+    """Return whether a top-level package can be found for import, without running its code."""
     importlib.invalidate_caches()
     spec = importlib.util.find_spec(package)
-    # A folder of that name without __init__.py, such as a clone, is found as a namespace.
+    # A folder of that name without __init__.py, such as a clone, is a namespace package.
     return spec is not None and spec.origin is not None
 
 
@@ -121,7 +121,7 @@ def fetch(source: Source, folder: Path) -> Path:
     """Download the source's file into a folder.
 
     Raises:
-        UserError: If pip cannot get it.
+        UserError: If the download fails.
     """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     done = subprocess.run(
@@ -129,10 +129,10 @@ def fetch(source: Source, folder: Path) -> Path:
     )
     path = folder / source.filename
     if done.returncode != 0 or not path.is_file():
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["it gave no reason"]
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no error message"]
         raise UserError(
-            f"cannot download {source.project} ({lines[-1]}): where there is a network, run "
-            f"`python -m pip download --dest wheels {' '.join(source.download_arguments)}`, bring "
+            f"cannot download {source.project} ({lines[-1]}): with network access, run "
+            f"`python -m pip download --dest wheels {' '.join(source.download_arguments)}`, copy "
             f"the file here and run this command with --wheel-dir wheels; or install the official "
             f"package with `{source.official}`"
         )
@@ -140,49 +140,49 @@ def fetch(source: Source, folder: Path) -> Path:
 
 
 def find(source: Source, folder: Path) -> Path:
-    """Return the source's file in a folder of files downloaded earlier.
+    """Return the source's file in a folder of downloaded files.
 
     Raises:
-        UserError: If it is not there.
+        UserError: If the file does not exist.
     """
     path = folder / source.filename
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: put it there with "
+            f"{path} does not exist: download it with "
             f"`python -m pip download --dest {folder} {' '.join(source.download_arguments)}`"
         )
     return path
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file's digest with the one written down here.
+    """Verify the SHA-256 digest of a file.
 
     Raises:
-        UserError: If they differ.
+        UserError: If the digest differs.
     """
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
     if actual != expected:
         raise UserError(
-            f"{path} has sha256 {actual}, not {expected}: it is another file or damaged; "
+            f"{path} has sha256 {actual}, not {expected}: the file is wrong or damaged; "
             f"nothing was installed; delete it and download it again"
         )
 
 
 def make_pure_wheel(source: Source, original: Path, folder: Path) -> Path:
-    """Write a wheel tagged py3-none-any with nothing but the source's package.
+    """Write a wheel tagged py3-none-any that contains only the source's package.
 
-    Compiled files and other top-level packages are left out; data files and the licence stay.
+    Compiled files and other top-level packages are dropped; data files and the license are kept.
 
     Args:
-        source: What to keep and what to declare.
-        original: The wheel as downloaded.
-        folder: Where to write the new one.
+        source: Package to keep and metadata to declare.
+        original: Downloaded wheel.
+        folder: Folder of the new wheel.
 
     Returns:
-        The new wheel.
+        Path of the new wheel.
 
     Raises:
-        UserError: If the original is not a wheel with that package.
+        UserError: If the original is not a wheel or does not contain the package.
     """
     dist_info = f"{source.package}-{source.version}.dist-info"
     try:
@@ -192,7 +192,7 @@ def make_pure_wheel(source: Source, original: Path, folder: Path) -> Path:
         raise UserError(f"{original} is not a wheel ({error}): download it again") from error
     files = {name: data for name, data in members.items() if _is_kept(name, source.package)}
     if f"{source.package}/__init__.py" not in files:
-        raise UserError(f"{original} holds no package {source.package}")
+        raise UserError(f"{original} contains no package {source.package}")
     for name, data in members.items():
         path = PurePosixPath(name)
         if path.parent.name.endswith(".dist-info") and path.name.startswith("LICENSE"):
@@ -236,7 +236,7 @@ def _metadata(source: Source, files: Mapping[str, bytes]) -> bytes:
 
 
 def _record(files: Mapping[str, bytes], own_name: str) -> bytes:
-    """List every file with its digest and size, as the wheel format asks."""
+    """List every file with its digest and size, as the wheel format requires."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for name, data in files.items():
@@ -247,19 +247,19 @@ def _record(files: Mapping[str, bytes], own_name: str) -> bytes:
 
 
 def install_missing(sources: Sequence[Source], wheel_dir: Path | None) -> None:
-    """Install those of the sources that cannot be imported, all of them or none.
+    """Install the packages that cannot be imported, either all of them or none.
 
     Args:
-        sources: What should be importable.
+        sources: Packages that should be importable.
         wheel_dir: Folder with the downloaded files; None downloads them.
 
     Raises:
-        UserError: If a file cannot be had or used, or pip fails.
+        UserError: If a file is unavailable or unusable, or pip fails.
     """
     missing = [source for source in sources if not is_importable(source.package)]
     for source in sources:
         if source not in missing:
-            logger.info("%s is importable already: left as it is", source.package)
+            logger.info("%s is already importable: left unchanged", source.package)
     if not missing:
         return
     with tempfile.TemporaryDirectory(prefix="ita-install-") as scratch:
@@ -273,12 +273,14 @@ def install_missing(sources: Sequence[Source], wheel_dir: Path | None) -> None:
         _pip_install([f"{source.package}=={source.version}" for source in missing], wheels)
     for source in missing:
         if not is_importable(source.package):
-            raise UserError(f"pip installed {source.package} where {sys.executable} looks not")
+            raise UserError(
+                f"pip installed {source.package} outside the import path of {sys.executable}"
+            )
         logger.info("installed %s %s", source.package, source.version)
 
 
 def _pip_install(requirements: Sequence[str], wheels: Path) -> None:
-    # By name out of a folder, not by path: pip would write the temporary path into its records.
+    # By name from a folder, not by path: pip would record the temporary path.
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     done = subprocess.run(
         [*command, "--find-links", str(wheels), *requirements],
@@ -287,5 +289,5 @@ def _pip_install(requirements: Sequence[str], wheels: Path) -> None:
         check=False,
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it gave no reason"]
+        lines = done.stderr.strip().splitlines() or ["no error message"]
         raise UserError(f"pip could not install {', '.join(requirements)}: {lines[-1]}")

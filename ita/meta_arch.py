@@ -1,4 +1,4 @@
-"""ITA: the paper's figure as one forward pass, and its registration with Detectron2.
+"""The ITA model: the paper's figure as one forward pass, registered with Detectron2.
 
 image -> frozen CLIP image encoder -> multi-scale feature encoder -> progressive decoder
 class names -> frozen CLIP text encoder -> similarity with the image -> top-k category queries
@@ -39,7 +39,7 @@ Record = Mapping[str, Any]
 
 
 class EncodedImages(NamedTuple):
-    """Everything that the model computes of B images before it knows any class name.
+    """Features of B images that do not depend on the class names.
 
     Attributes:
         dense: [B, C, H / 32, W / 32], the dense CLIP feature.
@@ -60,8 +60,8 @@ class Decoded(NamedTuple):
     """Output of the decoder for one vocabulary.
 
     Attributes:
-        predictions: of the initial queries and of each layer, the last one last.
-        dominant_classes: int64 [B, K'], the class of each dominant category, the most likely first,
+        predictions: one from the initial queries and one after each layer, in order.
+        dominant_classes: int64 [B, K'], the class of each dominant category, most likely first,
             -1 for "other"; None without dominant categories.
     """
 
@@ -73,19 +73,19 @@ class Decoded(NamedTuple):
 class ITA(nn.Module):
     """Image-Text Aggregation.
 
-    The model holds weights; vocabulary and inference options are values that
-    :class:`ita.segmenter.Segmenter` passes in, so that threads may share one model.
+    The model contains only weights; vocabulary and inference options are values passed in by
+    :class:`ita.segmenter.Segmenter`, so that threads can share one model.
 
     Args:
         backbone: the frozen CLIP, both towers.
         pixel_decoder: the multi-scale feature encoder.
         decoder: the progressive decoder.
-        dominant: dominant category unearthing; None: the decoder has learned queries only.
-        criterion: losses; None in a model for inference only.
-        train_class_list: the training class list, which decides which classes are seen.
+        dominant: dominant category unearthing; None for a decoder with learned queries only.
+        criterion: training losses; None for an inference-only model.
+        train_class_list: the training class list, which determines the seen classes.
         image_embedding: F_cv, "shared" or "clip_preprocess".
         candidate_text: text of the candidates, "prompted" or "bare".
-        name_table: features by name, which replace those of candidates as queries.
+        name_table: features by name that replace the candidates' features as queries.
     """
 
     @configurable
@@ -114,14 +114,14 @@ class ITA(nn.Module):
         self.image_embedding, self.candidate_text = image_embedding, candidate_text
         self.name_table = name_table
         self._train_vocabulary: Vocabulary | None = None
-        # A checkpoint may bring CLIP's weights; text that was encoded before is stale then.
-        self.register_load_state_dict_post_hook(ITA._forget_train_vocabulary)
+        # A checkpoint may contain CLIP's weights, which makes previously encoded text stale.
+        self.register_load_state_dict_post_hook(ITA._reset_train_vocabulary)
         self.register_buffer("pixel_mean", torch.tensor(backbone.pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(backbone.pixel_std).view(3, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor for a config; see :func:`ita.build.parts_from_config`."""
+        """Build the constructor arguments; see :func:`ita.build.parts_from_config`."""
         return parts_from_config(cfg)
 
     @property
@@ -142,8 +142,8 @@ class ITA(nn.Module):
                 (h, w) of the image without padding.
 
         Returns:
-            ``loss_ce``, ``loss_mask``, ``loss_dice``, and the same of each earlier prediction with
-            ``_0``, ``_1`` ... appended.
+            ``loss_ce``, ``loss_mask``, ``loss_dice``, and the same for each earlier prediction with
+            the suffix ``_0``, ``_1``, ...
 
         Raises:
             UserError: the records have no annotations.
@@ -158,10 +158,10 @@ class ITA(nn.Module):
         return self.criterion(decoded.predictions, targets, decoded.dominant_classes)
 
     def encode_images(self, batched_inputs: Sequence[Record]) -> EncodedImages:
-        """Run everything that depends on the images alone.
+        """Compute the features that depend only on the images.
 
         Args:
-            batched_inputs: as :meth:`forward` takes them; ``instances`` are ignored.
+            batched_inputs: as in :meth:`forward`; ``instances`` are ignored.
         """
         images = self._normalized(batched_inputs)
         features = self.backbone(images.tensor)
@@ -178,7 +178,7 @@ class ITA(nn.Module):
         if self.dominant is not None:
             candidates = vocabulary.candidates
             if images.embedding is None or candidates is None:
-                raise ValueError("images or vocabulary were encoded by another model")
+                raise ValueError("images or vocabulary were encoded by a different model")
             dominant = self.dominant.rank(images.embedding, candidates)
             queries = self.dominant(dominant, candidates)
             dominant_classes = candidates.class_index[dominant]
@@ -194,7 +194,7 @@ class ITA(nn.Module):
         vocabulary: Vocabulary,
         options: InferenceOptions,
     ) -> Tensor:
-        """Combine the decoder's classes with those of the frozen CLIP (design section 7).
+        """Combine the class scores of the decoder and the frozen CLIP (design section 7).
 
         Returns:
             [B, Q, C + 1] log probabilities in float32, void last.
@@ -218,7 +218,7 @@ class ITA(nn.Module):
         )
 
     def classifier(self, vocabulary: Vocabulary) -> Classifier:
-        """The text classifier of a vocabulary, with the learned void vector as its last row."""
+        """Return the text classifier of a vocabulary; its last row is the learned void vector."""
         void = F.normalize(self.void_embedding.weight, dim=-1)
         weight = torch.cat([vocabulary.features, void])
         return Classifier(weight, vocabulary.class_index, len(vocabulary.class_list))
@@ -239,10 +239,10 @@ class ITA(nn.Module):
         return encode_vocabulary(class_list, self.train_class_list, text, candidates)
 
     def prepare_training(self, text: TextEncoder | None = None) -> Vocabulary:
-        """Encode the training class list, unless it is encoded already.
+        """Encode the training class list unless it is already encoded.
 
-        Training does so in its first forward pass; a trainer calls it earlier, so that no step has
-        to wait. In a distributed job this is a collective call.
+        The first training forward pass does this; a trainer calls it earlier so that no step waits
+        for it. In a distributed job this is a collective call.
         """
         if self._train_vocabulary is None:
             text = text or TextEncoder(self.backbone)
@@ -250,7 +250,7 @@ class ITA(nn.Module):
         return self._train_vocabulary
 
     def embed_images(self, batched_inputs: Sequence[Record], dense: Tensor) -> Tensor:
-        """F_cv of each image, [B, D], not normalized (design section 3)."""
+        """Compute F_cv of each image, [B, D], not normalized (design section 3)."""
         sizes = [record.get("valid_size", record["image"].shape[-2:]) for record in batched_inputs]
         if self.image_embedding == "clip_preprocess":
             images = zip(batched_inputs, sizes, strict=True)
@@ -260,7 +260,7 @@ class ITA(nn.Module):
         fraction = valid_fraction(sizes, (height, width), stride, self.device)
         return self.backbone.embed_area(dense, fraction)
 
-    def _forget_train_vocabulary(self, _: Any) -> None:
+    def _reset_train_vocabulary(self, _: Any) -> None:
         self._train_vocabulary = None
 
     def _normalized(self, batched_inputs: Sequence[Record]) -> ImageList:
@@ -280,11 +280,11 @@ class ITA(nn.Module):
 
 
 def build_model(cfg: CfgNode, train_class_list: ClassList | None = None) -> ITA:
-    """Build the model of a config on its device, without any registry.
+    """Build the model of a config on its device, bypassing Detectron2's registry.
 
     Args:
         cfg: a complete config.
-        train_class_list: the training class list; None: that of the config.
+        train_class_list: the training class list; None uses the config's.
 
     Raises:
         UserError: see :func:`ita.build.parts_from_config`.

@@ -1,4 +1,4 @@
-"""Loading a trained model, and segmenting images with it in one call."""
+"""Loading of trained models, and segmentation of images in one call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,27 +42,27 @@ def load(
     """Load a trained model.
 
     Args:
-        config: a config file; ``configs/...`` is found from any directory. None: the toy model
-            that is installed with the package, with its own weights.
-        weights: a checkpoint (``.pth`` or ``.safetensors``), also one of FC-CLIP or of the first
-            ITA release. Empty: ``MODEL.WEIGHTS`` of the config.
-        device: such as "cpu" or "cuda:1".
-        overrides: ``KEY VALUE KEY VALUE ...`` on top of the config.
+        config: a config file; ``configs/...`` is found from any directory. None selects the toy
+            model that is installed with the package, by default with its own weights.
+        weights: a checkpoint (``.pth`` or ``.safetensors``) of this model, FC-CLIP or the first ITA
+            release. Empty selects ``MODEL.WEIGHTS`` of the config.
+        device: device of the model, such as "cpu" or "cuda:1".
+        overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
 
     Returns:
-        The model in evaluation mode. Its training class list, which decides which classes are seen,
-        is that of ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else the training
-        data set's.
+        The model in evaluation mode. Its training class list, which determines the seen classes, is
+        that of ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else the training data
+        set's.
 
     Raises:
-        UserError: a config, checkpoint or CLIP file that is missing, damaged or does not fit.
+        UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit.
     """
     if config is None:
         config, weights = TOY_MODEL / CONFIG_NAME, weights or TOY_MODEL / WEIGHTS_NAME
     cfg = load_config(find_file(config), [*overrides, "MODEL.DEVICE", _usable(device)])
     path = str(weights or cfg.MODEL.WEIGHTS)
     if not path:
-        raise UserError(f"{config} names no weights: give a checkpoint as weights")
+        raise UserError(f"{config} sets no weights: pass a checkpoint as weights")
     model = load_model(cfg, path)
     mapper = InferenceMapper.for_test_size(
         TEST_SIZE, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST
@@ -71,10 +71,10 @@ def load(
 
 
 class Predictor:
-    """A trained model that segments images into classes given as words.
+    """A trained model that segments images into classes given by name.
 
-    Names are encoded once: repeated calls with known names only cost the image. Several threads
-    may share a predictor.
+    Each name is encoded once: repeated calls with the same names only process the image. Threads
+    can share a predictor.
 
     Attributes:
         model: the network.
@@ -85,8 +85,8 @@ class Predictor:
         """Wrap a model.
 
         Args:
-            model: with its final weights.
-            options: of inference.
+            model: model with its final weights.
+            options: inference options.
             mapper: resizes images for inference.
         """
         self.model = model
@@ -95,7 +95,7 @@ class Predictor:
         self._text = TextEncoder(model.backbone)
 
     def segmenter(self, classes: Classes) -> Segmenter:
-        """A segmenter of the given classes, for Detectron2 records.
+        """Create a segmenter of the given classes for Detectron2 records.
 
         Raises:
             UserError: no classes, or a class without a name.
@@ -117,14 +117,14 @@ class Predictor:
 
         Args:
             images: path, PIL image or uint8 RGB array [H, W, 3]; or a list of them. Images of the
-                same size share a pass, so the result of an image does not depend on the others.
+                same size share a forward pass, so an image's result does not depend on the others.
             classes: one string of comma-separated synonyms per class, or a class list.
 
         Returns:
-            The segmentation at the size of the image; a list for a list.
+            The segmentation at the size of the image, or a list of them for a list of images.
 
         Raises:
-            UserError: an image that cannot be read or is no RGB image, or bad classes.
+            UserError: an image is unreadable or not RGB, or the classes are invalid.
         """
         if isinstance(images, ImageLike):
             return self.segment([images], classes)[0]
@@ -148,5 +148,5 @@ def _shape(record: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _usable(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {device} is asked for, but no GPU is visible; use cpu")
+        raise UserError(f"device {device} was requested, but no GPU is visible; use cpu")
     return device

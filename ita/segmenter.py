@@ -1,4 +1,4 @@
-"""Segmenter: a model, a vocabulary and inference options, from images to segmentations."""
+"""Segmentation of images with a model, a vocabulary and inference options."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ita.modeling.vocabulary import Vocabulary
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """An image segmented into the classes of a class list.
+    """Segmentation of an image into the classes of a class list.
 
     Attributes:
         label_map: int64 [H, W] at the image's size, indices into ``names``.
@@ -35,11 +35,11 @@ class Segmentation:
 class Segmenter:
     """Segments images into the classes of one vocabulary.
 
-    Model, vocabulary and options are never changed, so segmenters of several threads may share a
+    Model, vocabulary and options are never modified, so segmenters in several threads can share a
     model.
 
     Args:
-        model: weights.
+        model: the network.
         vocabulary: classes, encoded by :meth:`ita.meta_arch.ITA.make_vocabulary` of this model.
         options: results to compute.
     """
@@ -56,16 +56,16 @@ class Segmenter:
                 ``height`` and ``width`` of the output. Smaller images are padded to the largest.
 
         Returns:
-            For each image a dict, as the options ask, of ``sem_seg`` [C, H, W] scores,
-            ``panoptic_seg`` (ids [H, W], segments) and ``instances``; with dominant categories also
-            ``dominant_classes``, int64 [K'], the class of each, the most likely first, -1 for
-            "other".
+            For each image a dict with the results that the options enable: ``sem_seg`` [C, H, W]
+            scores, ``panoptic_seg`` (ids [H, W], segments) and ``instances``; with dominant
+            categories also ``dominant_classes``, int64 [K'], their classes, most likely first,
+            -1 for "other".
         """
         images = self.model.encode_images(batched_inputs)
         decoded = self.model.decode(images, self.vocabulary)
         prediction = decoded.predictions[-1]
         results = []
-        # In float32 also under mixed precision, where the best scores would tie.
+        # In float32 even under mixed precision, in which the best scores would tie.
         with torch.autocast(self.model.device.type, enabled=False):
             scores = self.model.classify(images, prediction, self.vocabulary, self.options)
             for i, record in enumerate(batched_inputs):
@@ -90,7 +90,7 @@ class Segmenter:
         return results
 
     def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
-        """Segment a batch of records into label maps; the options include semantic results."""
+        """Segment a batch of records into label maps; requires ``options.semantic``."""
         outputs = self(batched_inputs)
         class_list = self.vocabulary.class_list
         return [

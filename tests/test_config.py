@@ -121,7 +121,7 @@ def test_files_that_are_no_config(content, write):
 
 def test_bases_that_are_no_config(write, tmp_path):
     assert "nowhere.yaml" in problem(write("_BASE_: nowhere.yaml\n"))
-    assert "leads back to itself" in problem(write("_BASE_: config.yaml\n"))
+    assert "its _BASE_ chain is circular" in problem(write("_BASE_: config.yaml\n"))
     write("", "empty.yaml")
     assert "config.yaml" in problem(write("_BASE_: empty.yaml\n"))
 
@@ -157,8 +157,8 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
         ("MODEL.MASK_FORMER.DEC_LAYERS", "0", "DEC_LAYERS is 0"),
         ("MODEL.ITA.NUM_DOMINANT", "-1", "NUM_DOMINANT is -1"),
         ("MODEL.ITA.DOMINANT_MATCH_WEIGHT", "-1.0", "DOMINANT_MATCH_WEIGHT is -1.0"),
-        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", "1.1", "ALPHA is 1.1; it is from 0 to 1"),
-        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA", "-0.1", "BETA is -0.1; it is from 0 to 1"),
+        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", "1.1", "ALPHA is 1.1; it must be from 0 to 1"),
+        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA", "-0.1", "BETA is -0.1; it must be from 0 to 1"),
         ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty"),
         ("DATASETS.TEST_VOCABULARY", "('a', 'b', 'c')", "TEST_VOCABULARY has 3 entries"),
     ],

@@ -173,7 +173,7 @@ def test_a_file_that_is_no_wheel_is_refused(source, tmp_path):
 def test_a_wheel_without_the_package_is_refused(original, source, tmp_path):
     other = dataclasses.replace(source, package="circles")
 
-    with pytest.raises(UserError, match="holds no package circles"):
+    with pytest.raises(UserError, match="contains no package circles"):
         make_pure_wheel(other, original, tmp_path)
 
 
@@ -255,7 +255,7 @@ def test_command_leaves_what_is_importable_as_it_is(source, tmp_path, monkeypatc
 
     assert main(["install-detectron2", "--wheel-dir", str(tmp_path / "no such folder")]) == 0
 
-    assert "json is importable already: left as it is" in caplog.text
+    assert "json is already importable: left unchanged" in caplog.text
 
 
 def test_command_tells_an_error_in_one_line(source, tmp_path, monkeypatch, capsys):

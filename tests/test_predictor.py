@@ -151,7 +151,7 @@ def test_a_training_list_of_the_config_overrides_the_checkpoints(checkpoint, tmp
 
 
 def test_a_config_without_weights():
-    with pytest.raises(UserError, match="give a checkpoint"):
+    with pytest.raises(UserError, match="pass a checkpoint"):
         ita.load(CONFIG, overrides=overrides())
 
 

@@ -1,1 +1,1 @@
-"""The parts of the model as plain modules; none of them knows a config or a registry."""
+"""Parts of the model as plain modules, independent of configs and registries."""

@@ -1,7 +1,7 @@
-"""The frozen CLIP: image tower, text tower and the way from a pooled feature into CLIP space.
+"""The frozen CLIP: image tower, text tower and projection of pooled features into CLIP space.
 
-Paper section 3.1, design section 1. Whatever a CLIP model's sizes are, they are read from the
-model; none is tabled by name.
+Paper section 3.1, design section 1. All sizes are read from the CLIP model; none is tabulated by
+model name.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,22 +28,22 @@ TEXT_BATCH = 512
 
 
 class ImageTower(Protocol):
-    """What the two kinds of convolutional image towers have in common."""
+    """Interface of the two kinds of convolutional image towers."""
 
     channels: dict[str, int]
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] to res2 ... res5 and the dense CLIP feature."""
+        """Compute res2 ... res5 and the dense CLIP feature of images [B, 3, H, W]."""
 
     def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
-        """Dense feature [B, C, h, w] over boolean masks [B, Q, h, w] -> CLIP space [B, Q, D]."""
+        """Pool a dense feature [B, C, h, w] over masks [B, Q, h, w] -> CLIP space [B, Q, D]."""
 
     def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
-        """Dense feature over an area whose cell weights [B, h, w] sum to 1 -> [B, D]."""
+        """Pool a dense feature with cell weights [B, h, w] that sum to 1 -> [B, D]."""
 
 
 class ConvNeXtTower:
-    """A timm ConvNeXt under CLIP's head; a pooled vector passes the trunk's and CLIP's heads."""
+    """A timm ConvNeXt with CLIP's head; pooled vectors pass the trunk's and CLIP's heads."""
 
     def __init__(self, visual: TimmModel) -> None:
         self.trunk, self.head = visual.trunk, visual.head
@@ -100,7 +100,7 @@ class ResNetTower:
         return self._attend(mean[:, None], dense, weights[:, None] > 0)[:, 0]
 
     def _attend(self, query: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
-        """CLIP's attention pooling of queries [B, Q, C] over the cells that a mask allows."""
+        """CLIP's attention pooling of queries [B, Q, C] over the cells of a mask."""
         pool = self.visual.attnpool
         keys = dense.flatten(2).transpose(1, 2) + self._resized_position(dense.shape[-2:])
 
@@ -108,7 +108,7 @@ class ResNetTower:
             return projection(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
 
         allowed = mask.flatten(2)
-        # An empty region would be a softmax over nothing; let it see the whole image.
+        # The softmax over an empty region is undefined; attend to the whole image instead.
         allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
         pooled = F.scaled_dot_product_attention(
             heads(query + pool.positional_embedding[0], pool.q_proj),
@@ -119,7 +119,7 @@ class ResNetTower:
         return pool.c_proj(pooled.transpose(1, 2).flatten(2))
 
     def _resized_position(self, size: Sequence[int]) -> Tensor:
-        """The position embedding of the cells, [1, h*w, C], at the dense feature's size."""
+        """Resize the position embedding to the dense feature's size: [1, h*w, C]."""
         position = self.visual.attnpool.positional_embedding[1:]
         side = round(len(position) ** 0.5)
         grid = position.T.reshape(1, -1, side, side)
@@ -128,15 +128,15 @@ class ResNetTower:
 
 
 class FrozenCLIP(Backbone):
-    """A CLIP that is never trained: no gradients, always in eval mode.
+    """A frozen CLIP model: no gradients, always in eval mode.
 
     Args:
-        clip: an open_clip model with a ConvNeXt or ResNet image tower, its weights and its
+        clip: an open_clip model with a ConvNeXt or ResNet image tower, with weights and
             ``preprocess_cfg`` set.
         tokenizer: texts -> [N, context] int64 token ids.
 
     Raises:
-        UserError: the image tower is neither of the two kinds.
+        UserError: the image tower is neither a ConvNeXt nor a ResNet.
     """
 
     def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
@@ -150,19 +150,19 @@ class FrozenCLIP(Backbone):
         self.embed_dim: int = self._text_width()
 
     def train(self, mode: bool = True) -> "FrozenCLIP":
-        """Keep CLIP in eval mode whatever the rest of the model does."""
+        """Keep CLIP in eval mode regardless of ``mode``."""
         super().train(mode)
         self.clip.eval()
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.clip.logit_scale.device
 
     @property
     def logit_scale(self) -> Tensor:
-        """CLIP's own log scale of cosines, a scalar."""
+        """CLIP's log scale of cosine similarities, a scalar."""
         return self.clip.logit_scale
 
     @property
@@ -178,7 +178,7 @@ class FrozenCLIP(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Heights and widths of images are multiples of this."""
+        """Required divisor of image heights and widths."""
         return STRIDES["res5"]
 
     @property
@@ -193,7 +193,7 @@ class FrozenCLIP(Backbone):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Features of a batch of normalized images.
+        """Compute the features of a batch of normalized images.
 
         Args:
             images: [B, 3, H, W], H and W multiples of 32.
@@ -206,25 +206,25 @@ class FrozenCLIP(Backbone):
 
     @torch.no_grad()
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
-        """Embeddings in CLIP space of the regions where a mask's logit is positive.
+        """Embed the regions with positive mask logits in CLIP space.
 
         Args:
             dense: [B, C, h, w], the dense CLIP feature.
             mask_logits: [B, Q, h, w] at the same size.
 
         Returns:
-            [B, Q, D], not normalized; an empty mask gives that of a zero vector (ConvNeXt) or of
-            the whole image (ResNet).
+            [B, Q, D], not normalized; an empty mask yields the embedding of a zero vector
+            (ConvNeXt) or of the whole image (ResNet).
         """
         return self.tower.embed_masks(dense, mask_logits > 0)
 
     @torch.no_grad()
     def embed_area(self, dense: Tensor, fraction: Tensor) -> Tensor:
-        """Embedding in CLIP space of the valid part of each image.
+        """Embed the valid area of each image in CLIP space.
 
         Args:
             dense: [B, C, h, w], the dense CLIP feature.
-            fraction: [B, h, w], how much of each stride-32 cell is image, in 0-1.
+            fraction: [B, h, w], valid fraction of each stride-32 cell, in 0-1.
 
         Returns:
             [B, D], not normalized.
@@ -233,7 +233,7 @@ class FrozenCLIP(Backbone):
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Tensor]) -> Tensor:
-        """Embeddings of whole images by CLIP's own evaluation transform and image encoder.
+        """Embed whole images with CLIP's own evaluation transform and image encoder.
 
         Args:
             images: B uint8 tensors [3, H, W], RGB, of any sizes.
@@ -247,7 +247,7 @@ class FrozenCLIP(Backbone):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text features, not normalized.
+        """Encode texts as features, not normalized.
 
         Args:
             texts: N texts.
@@ -256,14 +256,14 @@ class FrozenCLIP(Backbone):
             [N, D] float32 on CLIP's device.
         """
         tokens = self.tokenizer(list(texts))
-        # Texts of like length go together: a batch is only as long as its longest text.
+        # Batch texts of similar length: a batch is only as long as its longest text.
         order = tokens.argmax(dim=-1).argsort()
         with torch.autocast(self.device.type, enabled=False):
             batches = [self._encode_tokens(tokens[rows]) for rows in order.split(TEXT_BATCH)]
         return torch.cat(batches).float()[order.argsort().to(self.device)]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Token ids [N, context] to features [N, D]."""
+        """Encode token ids [N, context] as features [N, D]."""
         tokens, clip = tokens.to(self.device), self.clip
         if not (isinstance(clip, open_clip.CLIP) and clip.text_pool_type == "argmax"):
             return clip.encode_text(tokens)
@@ -274,10 +274,10 @@ class FrozenCLIP(Backbone):
 
 
 def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """Token ids [N, context] to features [N, D] by a causal text transformer.
+    """Encode token ids [N, context] as features [N, D] with a causal text transformer.
 
-    It pools at the end-of-text token, the greatest id, so what stands behind the longest text
-    changes nothing: class names need a fifth of the 77 positions.
+    Features are pooled at the end-of-text token, which has the largest id, so positions after the
+    longest text have no effect and are dropped: class names need a fifth of the 77 positions.
     """
     length = int(tokens.argmax(dim=-1).max()) + 1
     tokens = tokens[:, :length]
@@ -294,6 +294,6 @@ def _image_tower(visual: nn.Module) -> ImageTower:
     if isinstance(visual, ModifiedResNet):
         return ResNetTower(visual)
     raise UserError(
-        f"the image tower of this CLIP is a {type(visual).__name__}; ITA needs a convolutional "
+        f"the image tower of this CLIP is a {type(visual).__name__}; ITA requires a convolutional "
         "one: choose a convnext_* or RN* model"
     )

@@ -1,7 +1,7 @@
-"""CLIPs that know few words: weights files with the used rows of the token table alone.
+"""CLIP weights with a reduced token table, for models trained with few words.
 
-Such a file holds ``token_embedding.weight`` [n, W] and, beside it, ``token_embedding.rows`` [n]
-int64, the ascending ids of these tokens; every other row of the table is zero.
+Such a file contains ``token_embedding.weight`` [n, W] and ``token_embedding.rows`` [n] int64, the
+ascending ids of these tokens; every other row of the table is zero.
 """
 
 import logging
@@ -18,14 +18,14 @@ from ita.modeling.storage import write_tensors
 logger = logging.getLogger(__name__)
 
 TABLE, ROWS = "token_embedding.weight", "token_embedding.rows"
-# Words of one warning that are spelled out.
-LISTED = 20
+# Maximum number of words listed in one warning.
+MAX_LISTED_WORDS = 20
 
 Tokenizer = Callable[[list[str]], Tensor]
 
 
 def save_clip(clip: nn.Module, path: str | Path, rows: Tensor) -> None:
-    """Write a CLIP's weights with some rows of its token table, the whole file or none.
+    """Write a CLIP's weights with some rows of its token table, atomically.
 
     Args:
         clip: an open_clip model with a token table.
@@ -41,14 +41,14 @@ def save_clip(clip: nn.Module, path: str | Path, rows: Tensor) -> None:
 
 
 def token_ids(tokens: Tensor) -> Tensor:
-    """The ids that occur in tokenized texts [N, context], ascending; padding is none of them."""
-    # The end of a text has the greatest of all ids.
+    """Return the ascending token ids in tokenized texts [N, context], without padding."""
+    # The end-of-text token has the largest id.
     ends = tokens.argmax(dim=-1, keepdim=True)
     return tokens[torch.arange(tokens.shape[1]) <= ends].unique()
 
 
 def has_few_tokens(path: Path) -> bool:
-    """Whether a weights file holds some rows of the token table alone."""
+    """Return whether a weights file contains only some rows of the token table."""
     if path.suffix != ".safetensors":
         return False
     with safe_open(path, framework="pt") as file:
@@ -56,13 +56,13 @@ def has_few_tokens(path: Path) -> bool:
 
 
 def complete_token_table(state: dict[str, Tensor], shape: torch.Size) -> Tensor:
-    """Give a state dict the token table of this shape in place of its rows in use.
+    """Replace the used rows in a state dict by the full token table of a shape, in place.
 
     Returns:
-        The ids of the rows in use.
+        The ids of the used rows.
 
     Raises:
-        ValueError: rows without a table, or the two do not fit each other or the shape.
+        ValueError: the table is missing, or rows, table and shape do not match.
     """
     rows, table = state.pop(ROWS), state.get(TABLE)
     if table is None:
@@ -80,12 +80,12 @@ def complete_token_table(state: dict[str, Tensor], shape: torch.Size) -> Tensor:
 
 
 class WarningTokenizer:
-    """A tokenizer that says, once per word, when a CLIP was not trained with a word.
+    """A tokenizer that warns, once per word, of words that a CLIP was not trained with.
 
     Args:
         tokenizer: texts -> [N, context] int64 token ids.
-        rows: [n] int64, the tokens that CLIP was trained with.
-        clip_name: what the warning calls this CLIP.
+        rows: [n] int64, ids of the tokens that CLIP was trained with.
+        clip_name: name of this CLIP in warnings.
     """
 
     def __init__(self, tokenizer: Tokenizer, rows: Tensor, clip_name: str) -> None:
@@ -98,7 +98,7 @@ class WarningTokenizer:
         """Tokenize texts: [N, context] int64."""
         tokens = self.tokenizer(texts)
         if not self._knows(tokens):
-            # No token reaches beyond a word.
+            # Tokens do not cross word boundaries.
             words = {word for text in texts for word in re.findall(r"\w+", text.lower())}
             self._warn(sorted(words - self._warned))
         return tokens
@@ -111,10 +111,10 @@ class WarningTokenizer:
         if not new:
             return
         self._warned.update(new)
-        more = f" and {len(new) - LISTED} more" if len(new) > LISTED else ""
+        more = f" and {len(new) - MAX_LISTED_WORDS} more" if len(new) > MAX_LISTED_WORDS else ""
         logger.warning(
-            "CLIP %s was trained without the words: %s%s; their features mean little",
+            "CLIP %s was trained without the words: %s%s; their features are unreliable",
             self.clip_name,
-            ", ".join(new[:LISTED]),
+            ", ".join(new[:MAX_LISTED_WORDS]),
             more,
         )

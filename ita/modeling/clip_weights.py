@@ -1,4 +1,4 @@
-"""Finding and loading a CLIP: open_clip names and tags, local files and folders, or random."""
+"""Loading of CLIP models: open_clip names and tags, local files and folders, or random weights."""
 
 import json
 import logging
@@ -25,12 +25,12 @@ from ita.modeling.clip_tokens import WarningTokenizer, complete_token_table, has
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
-# A random CLIP is not in any checkpoint, so it has to come out the same every time.
+# Checkpoints do not contain a random CLIP, so it must be reproducible.
 RANDOM_SEED = 0
-# Names under which open_clip's weights are published, best first.
+# File names of published open_clip weights, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-# Where the folder with the weights of an open_clip tag may lie.
+# Parent folders searched for the weights folder of an open_clip tag.
 SEARCH_ROOTS = (Path(), PACKAGE.parent)
 
 
@@ -41,12 +41,12 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
         model_name: an open_clip model name, or the path of an open_clip model config in JSON.
         weights: an open_clip tag, a file, a folder with one weights file, or ``"random"``.
 
-    Paths are those of :func:`ita.files.find_file`. A file may hold the used rows of the token table
-    alone (see ``clip_tokens``); words with other tokens are warned of.
+    Paths are resolved by :func:`ita.files.find_file`. A file may contain only the used rows of the
+    token table (see ``clip_tokens``); words with other tokens are then logged as warnings.
 
     Raises:
-        UserError: unknown model or tag, weights that are not there and cannot be downloaded, or
-            that do not fit the model.
+        UserError: the model or tag is unknown, or the weights are not found and cannot be
+            downloaded, or do not fit the model.
     """
     config = _model_config(model_name)
     tag_config = open_clip.get_pretrained_cfg(model_name, weights) or {}
@@ -54,7 +54,7 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     # OpenAI's models were trained with QuickGELU, which open_clip's plain names do not select.
     if tag_config.get("quick_gelu") or (path and _is_torchscript(path)):
         config["quick_gelu"] = True
-    # A fork, so that building CLIP neither depends on nor disturbs the job's own random numbers.
+    # A fork, so that building CLIP neither depends on nor changes the job's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         clip = _build(config, model_name)
@@ -65,20 +65,21 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     else:
         tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
     if path is None:
-        logger.warning("CLIP %s has random weights: it knows nothing", model_name)
+        logger.warning("CLIP %s has random weights; its features carry no meaning", model_name)
     elif (rows := _load(clip, path, model_name)) is not None:
         tokenizer = WarningTokenizer(tokenizer, rows, weights)
     return FrozenCLIP(clip, tokenizer)
 
 
 def find_weights(model_name: str, weights: str) -> Path:
-    """The file that ``weights`` stands for, downloaded if it has to be.
+    """Return the weights file that ``weights`` selects, downloaded if necessary.
 
     One process of the job downloads into open_clip's cache, then one per machine that does not
     share that cache; the others find the file there.
 
     Raises:
-        UserError: nothing there and nothing to be had, with what to put where.
+        UserError: the weights are not found and cannot be downloaded; the message names the file
+            and folder to provide.
     """
     path = find_file(weights)
     if path.is_file():
@@ -89,11 +90,11 @@ def find_weights(model_name: str, weights: str) -> Path:
     if not tag_config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
         raise UserError(
-            f"CLIP weights {weights!r} are neither a file, a folder, nor an open_clip tag of "
+            f"CLIP weights {weights!r} are not a file, a folder or an open_clip tag of "
             f"{model_name} (its tags: {tags})"
         )
     found = _file_in_hub_folder(tag_config)
-    # Also with a file at hand every process waits in turn: other machines may lack it.
+    # Processes that found a file synchronize too, as other machines may lack it.
     for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
         if may_download and found is None:
             found = _download(model_name, weights, tag_config)
@@ -103,9 +104,9 @@ def find_weights(model_name: str, weights: str) -> Path:
 
 
 def hub_folder(tag_config: Mapping[str, Any]) -> str:
-    """Name of the folder in which a tag's weights are found without being named.
+    """Return the name of the folder that is searched for a tag's weights.
 
-    It is the hub's id without the slash, as in the paper's README:
+    It is the Hugging Face id without the slash, as in the paper's README:
     ``laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup``.
     """
     return tag_config.get("hf_hub", "").replace("/", "")
@@ -124,18 +125,18 @@ def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
     try:
         with _quiet_hub():
             return Path(open_clip.download_pretrained(tag_config))
-    except Exception as error:  # whatever a network can come up with
+    except Exception as error:  # network failures raise almost any exception
         source = tag_config.get("hf_hub", "").rstrip("/") or tag_config.get("url")
         raise UserError(
-            f"CLIP weights {tag} of {model_name} are not here and cannot be downloaded "
+            f"CLIP weights {tag} of {model_name} were not found and cannot be downloaded "
             f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
-            f"{hub_folder(tag_config)}, or give the path of your file as weights"
+            f"{hub_folder(tag_config)}, or pass the path of a weights file"
         ) from error
 
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Keep the hub's client from logging each of its retries: the error at their end counts."""
+    """Suppress the hub client's log of its retries; only the final error is reported."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)
@@ -153,20 +154,20 @@ def _file_in_folder(folder: Path) -> Path:
     if len(files) != 1:
         found = ", ".join(f.name for f in files) or "none"
         raise UserError(
-            f"folder {folder} should hold one file of CLIP weights ({' or '.join(WEIGHT_FILES)}); "
+            f"folder {folder} must contain one file of CLIP weights ({' or '.join(WEIGHT_FILES)}); "
             f"found {found}: give the path of the file"
         )
     return files[0]
 
 
 def _model_config(model_name: str) -> dict[str, Any]:
-    """open_clip's model config by name or from a JSON file (bare or under ``model_cfg``)."""
+    """Return open_clip's model config by name or from a JSON file (bare or under ``model_cfg``)."""
     path = Path(model_name)
     if path.suffix != ".json":
         config = open_clip.get_model_config(model_name)
         if config is None:
             raise UserError(
-                f"open_clip knows no model {model_name!r}; give a name such as "
+                f"unknown open_clip model {model_name!r}; give a name such as "
                 "convnext_large_d_320 or RN50, or a model config file (.json)"
             )
         return config
@@ -178,7 +179,7 @@ def _model_config(model_name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read CLIP model config {path}: {error}") from error
     if not isinstance(config, dict):
-        raise UserError(f"CLIP model config {path} is no JSON object")
+        raise UserError(f"CLIP model config {path} is not a JSON object")
     return config.get("model_cfg", config)
 
 
@@ -200,24 +201,24 @@ def _preprocess(tag_config: Mapping[str, Any], image_size: Any) -> dict[str, Any
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, as OpenAI's original CLIP files are."""
+    """Return whether a file is a TorchScript archive, like OpenAI's original CLIP files."""
     if path.suffix == ".safetensors":
         return False
     try:
         reader = torch.PyTorchFileReader(str(path))
-    except RuntimeError:  # no zip archive; loading it will say what it is
+    except RuntimeError:  # not a zip archive; loading the file reports the problem
         return False
     return "constants.pkl" in reader.get_all_records()
 
 
 def _load(clip: nn.Module, path: Path, model_name: str) -> Tensor | None:
-    """Load a file; if it holds some rows of the token table alone, their ids."""
+    """Load a file; return its token ids if it contains only some rows of the token table."""
     logger.info("loading CLIP %s from %s", model_name, path)
     try:
         return _load_unchecked(clip, path)
-    except Exception as error:  # what a reader of damaged bytes stumbles over can be anything
+    except Exception as error:  # damaged files raise almost any exception
         raise UserError(
-            f"{path} does not hold the weights of CLIP {model_name}: {_reason(error)}"
+            f"{path} does not contain the weights of CLIP {model_name}: {_reason(error)}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the names of FC-CLIP and of the first ITA release (design section 8)."""
+"""Conversion of FC-CLIP and first-release ITA checkpoints (design section 8)."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 _ENCODER = r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.layers\.(\d+)\."
 _PIXEL = r"sem_seg_head\.pixel_decoder\."
 _PREDICTOR = r"sem_seg_head\.predictor\."
-# Ancestors' names to ours, each pattern matching a whole name; the first that matches counts.
+# Patterns of original names and names in this model; the first full match is applied.
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"backbone\.clip_model\.(.+)", r"backbone.clip.\1"),
     (r"backbone\.add_tgt_em\.weight", r"dominant.projection.weight"),
@@ -60,17 +60,17 @@ _RENAMES: tuple[tuple[str, str], ...] = (
     (_PREDICTOR + r"_mask_pooling_proj\.(.+)", r"decoder.head.region_proj.\1"),
     (_PREDICTOR + r"((?:mask|class)_embed\..+|logit_scale)", r"decoder.head.\1"),
 )
-# No parameter: the class weights of the ancestors' cross-entropy.
+# Not a parameter: the class weights of the original cross-entropy.
 _DROPPED = "criterion.empty_weight"
-# The first release multiplies by this matrix from the right.
+# The first ITA release multiplies by this matrix from the right.
 _TRANSPOSED = "backbone.add_tgt_em.weight"
 
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename an ancestor's state dict to this model's names.
+    """Rename the keys of an FC-CLIP or first-release ITA state dict to this model's names.
 
-    A state dict without any of the ancestors' names comes back as it is; a name that no rule
-    knows is kept, so that loading reports it.
+    A state dict of this model is returned unchanged. Unknown names are kept, so that loading
+    reports them.
     """
     converted = {}
     for name, tensor in state.items():

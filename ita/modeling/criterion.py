@@ -19,7 +19,7 @@ from ita.modeling.matcher import (
 
 
 class SetCriterion(nn.Module):
-    """Class, mask and dice losses of matched predictions.
+    """Class, mask and dice losses on matched predictions.
 
     Args:
         matcher: pairs queries with targets.
@@ -27,10 +27,10 @@ class SetCriterion(nn.Module):
         void_weight: weight of void in cross-entropy.
         num_points: points per mask.
         oversample_ratio: candidates drawn per point.
-        importance_ratio: fraction of the points that are the candidates with the smallest
-            |logit|; the rest are drawn uniformly.
-        deep_supervision: losses on every prediction, not on the last one only.
-        point_source: where points come from.
+        importance_ratio: fraction of points chosen as the candidates with the smallest |logit|;
+            the rest are drawn uniformly.
+        deep_supervision: apply the losses to every prediction, not only the last one.
+        point_source: generator of sampling points.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SetCriterion(nn.Module):
         targets: Sequence[Target],
         dominant_classes: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Weighted losses, to be summed; see :meth:`unweighted`."""
+        """Compute the weighted losses, to be summed; see :meth:`unweighted`."""
         return {
             name: loss * self.weights["_".join(name.split("_")[:2])]
             for name, loss in self.unweighted(predictions, targets, dominant_classes).items()
@@ -69,19 +69,19 @@ class SetCriterion(nn.Module):
         targets: Sequence[Target],
         dominant_classes: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Losses in float32 before weights.
+        """Compute the losses in float32, without their weights.
 
-        Sums are divided by means over the workers of the job, so that the average of the workers'
-        gradients is the gradient of one worker on the joined batch.
+        Sums are divided by normalizers averaged over the job's processes, so that the average of
+        their gradients equals the gradient of one process on the combined batch.
 
         Args:
-            predictions: of the initial queries and of every layer, the last one last.
+            predictions: one from the initial queries and one after each layer, in order.
             targets: one per image.
-            dominant_classes: as the matcher takes them.
+            dominant_classes: as in :meth:`HungarianMatcher.forward`.
 
         Returns:
-            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and the same with
-            ``_0``, ``_1`` ... appended of those before it.
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and the same with the
+            suffix ``_0``, ``_1``, ... for each earlier prediction.
         """
         if not self.deep_supervision:
             predictions = predictions[-1:]
@@ -101,7 +101,7 @@ class SetCriterion(nn.Module):
         return losses
 
     def _normalizers(self, targets: Sequence[Target], num_queries: int) -> Tensor:
-        """Sum of cross-entropy's weights and number of masks, means over workers: [2]."""
+        """Sum of cross-entropy weights and number of masks, averaged over processes: [2]."""
         counts = [len(target.labels) for target in targets]
         matched = sum(min(count, num_queries) for count in counts)
         weight = matched + self.void_weight * (num_queries * len(targets) - matched)
@@ -114,15 +114,15 @@ class SetCriterion(nn.Module):
     def _class_loss(
         self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
     ) -> Tensor:
-        """Weighted cross-entropy summed over all queries; unmatched ones should say void."""
+        """Weighted cross-entropy summed over all queries; the target of unmatched ones is void."""
         void = logits.shape[-1] - 1
-        truth = torch.full(logits.shape[:2], void, dtype=torch.int64, device=logits.device)
+        labels = torch.full(logits.shape[:2], void, dtype=torch.int64, device=logits.device)
         for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
-            truth[image, match.queries] = target.labels[match.targets]
+            labels[image, match.queries] = target.labels[match.targets]
         weight = torch.ones(void + 1, device=logits.device)
         weight[void] = self.void_weight
         return F.cross_entropy(
-            logits.float().flatten(0, 1), truth.flatten(), weight, reduction="sum"
+            logits.float().flatten(0, 1), labels.flatten(), weight, reduction="sum"
         )
 
     def _mask_losses(
@@ -132,19 +132,19 @@ class SetCriterion(nn.Module):
         logits = torch.cat(
             [m[match.queries] for m, match in zip(mask_logits, matches, strict=True)]
         )
-        truth = torch.cat(
+        target_masks = torch.cat(
             [t.masks[match.targets] for t, match in zip(targets, matches, strict=True)]
         )
         logits = logits.float()
         with torch.no_grad():
-            points = self._choose_points(logits)
-            truth = sample_at(truth, points)
+            points = self._sample_points(logits)
+            target_masks = sample_at(target_masks, points)
         logits = sample_at(logits, points)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        return cross_entropy.mean(dim=1).sum(), dice_loss(logits, truth).sum()
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, target_masks, reduction="none")
+        return cross_entropy.mean(dim=1).sum(), dice_loss(logits, target_masks).sum()
 
-    def _choose_points(self, logits: Tensor) -> Tensor:
-        """Points for each of n masks (PointRend, section 3.1): [n, H, W] -> [n, P, 2]."""
+    def _sample_points(self, logits: Tensor) -> Tensor:
+        """Sample points for each of n masks (PointRend, section 3.1): [n, H, W] -> [n, P, 2]."""
         count, device = len(logits), logits.device
         num_uncertain = int(self.importance_ratio * self.num_points)
         num_candidates = int(self.oversample_ratio * self.num_points)
@@ -158,8 +158,8 @@ class SetCriterion(nn.Module):
         return torch.cat([uncertain, points], dim=1)
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice loss of each pair, with 1 added above and below: [n, P] and [n, P] -> [n]."""
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each pair, with 1 added to numerator and denominator: [n, P], [n, P] -> [n]."""
     probability = logits.sigmoid()
-    total = probability.sum(dim=1) + truth.sum(dim=1)
-    return 1 - (2 * (probability * truth).sum(dim=1) + 1) / (total + 1)
+    total = probability.sum(dim=1) + targets.sum(dim=1)
+    return 1 - (2 * (probability * targets).sum(dim=1) + 1) / (total + 1)

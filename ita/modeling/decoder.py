@@ -14,7 +14,7 @@ from ita.modeling.vocabulary import Classifier, class_logits
 
 
 class Prediction(NamedTuple):
-    """What one prediction head call says of B images and Q queries.
+    """Output of the prediction head for B images with Q queries.
 
     Attributes:
         class_logits: [B, Q, C + 1], void last.
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Masked cross-attention, self-attention between queries if asked for, feed-forward."""
+    """Masked cross-attention, optional self-attention between queries, feed-forward network."""
 
     def __init__(self, width: int, num_heads: int, ffn_dim: int, self_attention: bool) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class DecoderLayer(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Masks and classes of queries; one head serves the initial queries and every layer.
+    """Predicts masks and classes of queries; shared by the initial queries and all layers.
 
     Args:
         hidden_dim: width of queries.
@@ -77,20 +77,20 @@ class PredictionHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The progressive decoder: dominant-category and learned queries to masks and classes.
+    """Progressive decoder from dominant-category and learned queries to masks and classes.
 
     Args:
         in_dim: width of the three feature levels.
         mask_dim: width of the mask features.
         text_dim: width of the text features, D.
         hidden_dim: width of queries, h, a multiple of ``num_heads``.
-        num_queries: learned queries, L.
-        num_dominant: dominant-category queries at most, K.
-        num_layers: decoder layers; there is one prediction more than layers.
-        num_heads: attention heads.
+        num_queries: number of learned queries, L.
+        num_dominant: maximum number of dominant-category queries, K.
+        num_layers: number of decoder layers; there is one more prediction than layers.
+        num_heads: number of attention heads.
         ffn_dim: width of the feed-forward networks.
         self_attention: whether queries attend to each other.
-        num_levels: feature levels.
+        num_levels: number of feature levels.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class Decoder(nn.Module):
         classifier: Classifier,
         dominant: Tensor | None = None,
     ) -> list[Prediction]:
-        """Decode.
+        """Predict masks and classes from image features.
 
         Args:
-            levels: [B, in_dim, h, w] each, coarse to fine; layer i attends level i mod 3.
+            levels: [B, in_dim, h, w] each, coarse to fine; layer i attends to level i mod 3.
             mask_features: [B, mask_dim, H / 4, W / 4].
             classifier: the text classifier of the vocabulary in use.
-            dominant: [B, K', h] dominant-category queries, K' <= K; None: none.
+            dominant: [B, K', h] dominant-category queries, K' <= K; None without them.
 
         Returns:
-            A prediction of the initial queries and one after each layer, the last one last.
+            One prediction from the initial queries and one after each layer, in order.
         """
         queries, position = self._initial_queries(len(mask_features), dominant)
         keys, values, sizes = self._keys_and_values(levels)
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         return predictions
 
     def _initial_queries(self, batch: int, dominant: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Queries [B, K' + L, h], dominant ones first, and their position rows [K' + L, h]."""
+        """Return queries [B, K' + L, h], dominant ones first, and their positions [K' + L, h]."""
         queries = self.query_feature.weight.expand(batch, -1, -1)
         position = self.query_position.weight
         present = 0 if dominant is None else dominant.shape[1]
@@ -179,9 +179,9 @@ class Decoder(nn.Module):
 
 
 def mean_over_masks(features: Tensor, mask_logits: Tensor) -> Tensor:
-    """Mean feature where a mask's logit is positive, without gradient through the mask.
+    """Mean feature over the positive logits of each mask, without gradient through the mask.
 
-    In float32 also under mixed precision: the area of a mask exceeds what float16 holds.
+    In float32 even under mixed precision, as the area of a mask exceeds the range of float16.
 
     Args:
         features: [B, C, H, W].
@@ -198,15 +198,15 @@ def mean_over_masks(features: Tensor, mask_logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where the next layer's cross-attention may look (Mask2Former, section 3.2.1).
+    """Attention mask of the next layer's cross-attention (Mask2Former, section 3.2.1).
 
     Args:
-        mask_logits: [B, Q, H, W] of the prediction before.
-        size: (h, w) of the level attended.
+        mask_logits: [B, Q, H, W] of the previous prediction.
+        size: (h, w) of the level attended to.
 
     Returns:
-        [B, Q, h * w] bool: the mask's probability is at least one half; a query whose mask is
-        empty there may look everywhere.
+        [B, Q, h * w] bool, True where the mask probability is at least 0.5, and everywhere for a
+        query whose mask is empty at this size.
     """
     resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
     allowed = resized.flatten(2).sigmoid() >= 0.5

@@ -1,6 +1,6 @@
 """Dominant category unearthing (paper section 3.3; design section 3).
 
-The classes most likely in the image, by cosine of text features with the image's embedding,
+The most likely classes of an image, by cosine similarity of text features and image embedding,
 become the decoder's first queries.
 """
 
@@ -17,9 +17,9 @@ from ita.modeling.vocabulary import Candidates
 
 
 class DominantCategories(nn.Module):
-    """Chooses the top-K candidates of each image and maps their text features to queries.
+    """Selects the top-K candidates of each image and projects their text features to queries.
 
-    Both steps are apart, as what was chosen is a result of its own.
+    The two steps are separate, as the selection is also a result.
 
     Args:
         text_dim: width of the text features, D.
@@ -35,14 +35,14 @@ class DominantCategories(nn.Module):
 
     @torch.no_grad()
     def rank(self, image_embedding: Tensor, candidates: Candidates) -> Tensor:
-        """Order candidates by cosine with the image, ties in list order, and keep the first K.
+        """Select the top K candidates by cosine similarity with the image, ties in list order.
 
         Args:
-            image_embedding: [B, D], F_cv, of any length.
+            image_embedding: [B, D], F_cv, of any norm.
             candidates: M names.
 
         Returns:
-            int64 [B, K'] into the candidates, with K' = min(K, M), the most likely one first.
+            int64 [B, K'] into the candidates, with K' = min(K, M), most likely first.
         """
         with torch.autocast(image_embedding.device.type, enabled=False):
             image = F.normalize(image_embedding.float(), dim=-1)
@@ -51,10 +51,10 @@ class DominantCategories(nn.Module):
         return order[:, : self.num_dominant]
 
     def forward(self, index: Tensor, candidates: Candidates) -> Tensor:
-        """Queries of the dominant categories.
+        """Project the dominant categories to queries.
 
         Args:
-            index: int64 [B, K'] into the candidates, as :meth:`rank` gives it.
+            index: int64 [B, K'] into the candidates, as returned by :meth:`rank`.
             candidates: M names.
 
         Returns:
@@ -68,24 +68,24 @@ def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
 
     Args:
         path: ``.pt`` (a dict of tensors, read without running any code) or ``.safetensors``.
-        text_dim: D, the width that features must have.
+        text_dim: D, the required width of the features.
 
     Returns:
         [D] float32 features by name.
 
     Raises:
-        UserError: the file is missing, unreadable or of another form or width.
+        UserError: the file is missing, unreadable or malformed, or a feature has another width.
     """
     table = read_tensors(path, "name table")
     try:
         features = {name: feature.flatten().float() for name, feature in table.items()}
     except AttributeError as error:
-        raise UserError(f"name table {path} holds other values than tensors") from error
+        raise UserError(f"name table {path} contains values other than tensors") from error
     for name, feature in features.items():
         if len(feature) != text_dim:
             raise UserError(
-                f"name table {path} has {len(feature)} numbers for {name!r}; this CLIP has "
-                f"{text_dim}"
+                f"name table {path} has {len(feature)} values for {name!r}; this CLIP "
+                f"requires {text_dim}"
             )
     return features
 
@@ -93,10 +93,10 @@ def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
 def valid_fraction(
     valid_sizes: Sequence[tuple[int, int]], grid: tuple[int, int], stride: int, device: torch.device
 ) -> Tensor:
-    """How much of each cell of a stride-``stride`` grid is image rather than padding.
+    """Fraction of each cell of a stride-``stride`` grid that is image rather than padding.
 
     Args:
-        valid_sizes: (height, width) in pixels of each image inside its padded frame, top left.
+        valid_sizes: (height, width) in pixels of each image, at the top left of its padded frame.
         grid: (h, w) in cells.
 
     Returns:

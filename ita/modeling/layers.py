@@ -1,4 +1,4 @@
-"""Small layers that several parts share."""
+"""Small layers shared by several parts of the model."""
 
 import itertools
 import math
@@ -12,8 +12,8 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:
-        in_width, hidden_width, out_width: sizes of the input, between the layers, of the output.
-        num_layers: how many linear layers.
+        in_width, hidden_width, out_width: widths of the input, the hidden layers and the output.
+        num_layers: number of linear layers.
     """
 
     def __init__(self, in_width: int, hidden_width: int, out_width: int, num_layers: int) -> None:
@@ -46,8 +46,8 @@ class FeedForward(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with a residual connection, LayerNorm last (post-norm).
 
-    The three input projections stand in one matrix, as in nn.MultiheadAttention, whose
-    initialization it shares; the mask is one for all heads and is never expanded to them.
+    The three input projections are one matrix, with the initialization of nn.MultiheadAttention;
+    one mask is shared by all heads and never expanded to them.
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -70,11 +70,11 @@ class Attention(nn.Module):
         """Attend from ``x`` to ``key`` and ``value``.
 
         Args:
-            x: [B, Q, width], what is updated.
+            x: [B, Q, width], the features to update.
             key: [B, S, width].
             value: [B, S, width].
             query_position: broadcastable to ``x``, added to the query only.
-            allowed: [B, Q, S] bool, where attention may look; None: everywhere.
+            allowed: [B, Q, S] bool, True where attention is allowed; None allows it everywhere.
 
         Returns:
             [B, Q, width].
@@ -93,7 +93,7 @@ class Attention(nn.Module):
 def sine_position(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Sine position embedding of a grid (Mask2Former; design section 4).
 
-    Row and column counts start at 1 and are scaled to 2 pi at the last; sines and cosines of
+    Row and column positions start at 1 and are scaled to 2 pi at the last; sines and cosines of
     ``channels / 4`` frequencies interleave, y in the first half of the channels, x in the second.
 
     Returns:
@@ -114,7 +114,7 @@ def sine_position(height: int, width: int, channels: int, device: torch.device) 
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Xavier-uniform for every matrix of a module and its children; vectors stay as they are."""
+    """Initialize all matrices of a module Xavier-uniformly; vectors are left unchanged."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ita.modeling.decoder import Prediction
 
-# Cost of a pair whose true cost is not finite, above every other.
-NO_FIT = 1e9
-# (sets, points, device) -> [sets, points, 2] places, x and y in 0-1.
+# Replaces costs that are not finite; larger than any other cost.
+NON_FINITE_COST = 1e9
+# (sets, points, device) -> [sets, points, 2] coordinates, x and y in 0-1.
 PointSource = Callable[[int, int, torch.device], Tensor]
 
 
@@ -21,14 +21,14 @@ class Target(NamedTuple):
 
     Attributes:
         labels: int64 [M] class ids.
-        masks: float32 [M, H, W] in 0-1; the criterion takes them at the padded size of the batch.
+        masks: float32 [M, H, W] in 0-1; the criterion expects them at the padded size of the batch.
     """
 
     labels: Tensor
     masks: Tensor
 
     def padded_to(self, size: tuple[int, int]) -> "Target":
-        """The same with masks zero-padded at the right and bottom to (H, W)."""
+        """Return the target with masks zero-padded at the right and bottom to (H, W)."""
         height, width = self.masks.shape[-2:]
         return Target(self.labels, F.pad(self.masks, (0, size[1] - width, 0, size[0] - height)))
 
@@ -41,26 +41,26 @@ class Match(NamedTuple):
 
 
 def uniform_points(sets: int, points: int, device: torch.device) -> Tensor:
-    """Uniformly random places."""
+    """Sample points uniformly at random."""
     return torch.rand(sets, points, 2, device=device)
 
 
 def sample_at(images: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples: images [N, H, W] at points [N, P, 2] in 0-1 -> [N, P]."""
+    """Sample images [N, H, W] bilinearly at points [N, P, 2] in 0-1 -> [N, P]."""
     grid = 2 * points[:, :, None] - 1
     return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0, :, 0]
 
 
 class HungarianMatcher(nn.Module):
-    """Cheapest one-to-one assignment of targets to queries.
+    """Minimum-cost one-to-one assignment of targets to queries.
 
     Args:
         class_weight: weight of the negative probability of the target's class.
-        mask_weight: weight of binary cross-entropy, a mean over points.
+        mask_weight: weight of the binary cross-entropy, a mean over points.
         dice_weight: weight of the dice loss.
-        dominant_weight: what a dominant category's query costs less for targets of that class.
+        dominant_weight: cost reduction of a dominant category's query for targets of its class.
         num_points: points per mask.
-        point_source: where points come from.
+        point_source: generator of sampling points.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class HungarianMatcher(nn.Module):
         """Match every prediction with every image's targets, in float32.
 
         Args:
-            predictions: of Q queries each.
-            targets: one per image, of B.
+            predictions: Q queries each.
+            targets: one for each of B images.
             dominant_classes: int64 [B, K'], the class of each of the first K' queries, which are
-                dominant categories; -1: none. None: there are no such queries.
+                dominant categories, or -1 for no class; None without such queries.
 
         Returns:
-            For each prediction, for each image, its match; min(Q, M) pairs, by query index.
+            For each prediction and image a match of min(Q, M) pairs, sorted by query index.
         """
         device = predictions[0].class_logits.device
         with torch.autocast(device.type, enabled=False):
@@ -107,10 +107,11 @@ class HungarianMatcher(nn.Module):
                 for prediction in predictions
                 for image, target in enumerate(targets)
             ]
-        # One transfer for all of them: waiting for the GPU once is enough.
+        # One transfer for all costs, to wait for the GPU only once.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
-        # A prediction that is not a number fits nothing; its loss will say that training diverged.
-        flat = flat.nan_to_num(nan=NO_FIT, posinf=NO_FIT).split([cost.numel() for cost in costs])
+        # NaN predictions match nothing; the divergence is reported by their loss.
+        flat = flat.nan_to_num(nan=NON_FINITE_COST, posinf=NON_FINITE_COST)
+        flat = flat.split([cost.numel() for cost in costs])
         matches = [
             Match(*(torch.as_tensor(i, device=device) for i in linear_sum_assignment(c.view(s))))
             for c, s in zip(flat, (cost.shape for cost in costs), strict=True)
@@ -128,12 +129,12 @@ class HungarianMatcher(nn.Module):
         mask_logits = prediction.mask_logits[image].float()
         points = self.point_source(1, self.num_points, mask_logits.device)
         logits = sample_at(mask_logits, points.expand(len(mask_logits), -1, -1))
-        truth = sample_at(target.masks, points.expand(len(target.masks), -1, -1))
+        target_masks = sample_at(target.masks, points.expand(len(target.masks), -1, -1))
         probability = prediction.class_logits[image].float().softmax(dim=-1)
         cost = (
             self.class_weight * -probability[:, target.labels]
-            + self.mask_weight * pairwise_cross_entropy(logits, truth)
-            + self.dice_weight * pairwise_dice(logits, truth)
+            + self.mask_weight * pairwise_cross_entropy(logits, target_masks)
+            + self.dice_weight * pairwise_dice(logits, target_masks)
         )
         if self.dominant_weight and dominant_classes is not None:
             own = dominant_classes[image, :, None] == target.labels
@@ -141,14 +142,14 @@ class HungarianMatcher(nn.Module):
         return cost
 
 
-def pairwise_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every pair: logits [Q, P], truth [M, P] in 0-1 -> [Q, M]."""
+def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy of every pair: logits [Q, P], targets [M, P] in 0-1 -> [Q, M]."""
     points = logits.shape[1]
-    return (F.softplus(-logits) @ truth.T + F.softplus(logits) @ (1 - truth).T) / points
+    return (F.softplus(-logits) @ targets.T + F.softplus(logits) @ (1 - targets).T) / points
 
 
-def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """Dice loss of every pair: logits [Q, P], truth [M, P] in 0-1 -> [Q, M]."""
+def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of every pair: logits [Q, P], targets [M, P] in 0-1 -> [Q, M]."""
     probability = logits.sigmoid()
-    total = probability.sum(dim=1)[:, None] + truth.sum(dim=1)
-    return 1 - (2 * probability @ truth.T + 1) / (total + 1)
+    total = probability.sum(dim=1)[:, None] + targets.sum(dim=1)
+    return 1 - (2 * probability @ targets.T + 1) / (total + 1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ita.modeling.layers import FeedForward, sine_position, xavier_matrices
 from ita.modeling.ops import deformable_attention
 
-# The transformer's levels, from coarse to fine, and the stage that joins by the FPN step.
+# The transformer's levels, from coarse to fine, and the stage added by the FPN step.
 LEVELS = ("res5", "res4", "res3")
 FINEST = "res2"
 GROUPS = 32
@@ -23,7 +23,7 @@ FEEDFORWARD_WIDTH = 1024
 
 
 class PixelFeatures(NamedTuple):
-    """What the encoder hands to the decoder.
+    """Output of the encoder, passed to the decoder.
 
     Attributes:
         levels: three [B, hidden, h, w], strides 32, 16 and 8.
@@ -39,8 +39,8 @@ class DeformableAttention(nn.Module):
 
     Args:
         width: channels, a multiple of ``num_heads``.
-        num_heads: attention heads.
-        num_levels: feature levels.
+        num_heads: number of attention heads.
+        num_levels: number of feature levels.
         num_points: sampling points per head and level.
     """
 
@@ -53,7 +53,7 @@ class DeformableAttention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def reset_parameters(self) -> None:
-        """Start by looking in one direction per head, one cell further with each point."""
+        """Initialize offsets in one direction per head, one cell farther with each point."""
         heads, levels, points = self.samples
         for linear in (self.offsets, self.weights):
             nn.init.zeros_(linear.weight)
@@ -72,12 +72,12 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, value: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Attend from every cell of every level to a few places around it on all levels.
+        """Attend from every cell of every level to a few locations around it on all levels.
 
         Args:
             query: [B, S, width], features with positions.
-            value: [B, S, width], features without.
-            reference: [S, 2], each cell's own place, x and y in 0-1.
+            value: [B, S, width], features without positions.
+            reference: [S, 2], the location of each cell, x and y in 0-1.
             shapes: (h, w) of each level.
 
         Returns:
@@ -85,7 +85,7 @@ class DeformableAttention(nn.Module):
         """
         heads, levels, points = self.samples
         batch, cells, _ = query.shape
-        # Not by new_tensor, with which every layer would wait for the GPU.
+        # Not by new_tensor, which would wait for the GPU in every layer.
         sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
         sizes = sizes.to(reference.device, non_blocking=True)
         offsets = self.offsets(query).view(batch, cells, heads, levels, points, 2)
@@ -109,7 +109,7 @@ class DeformableEncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
     ) -> Tensor:
-        """Update the cells x [B, S, width]; position [S, width] enters the query alone."""
+        """Update the cells x [B, S, width]; position [S, width] is added to the query only."""
         x = self.norm(x + self.attention(x + position, x, reference, shapes))
         return self.feed_forward(x)
 
@@ -121,8 +121,8 @@ class PixelDecoder(nn.Module):
         in_channels: widths of res2 ... res5.
         hidden_dim: width of the transformer, a multiple of 32 and of ``num_heads``.
         mask_dim: width of the mask features.
-        num_layers: deformable encoder layers.
-        num_heads: heads of deformable attention.
+        num_layers: number of deformable encoder layers.
+        num_heads: number of heads of deformable attention.
         num_points: sampling points per head and level.
     """
 
@@ -163,7 +163,7 @@ class PixelDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize as design section 4 states."""
+        """Initialize the weights (design section 4)."""
         for module in self.input_proj.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
@@ -178,7 +178,7 @@ class PixelDecoder(nn.Module):
                 module.reset_parameters()
 
     def forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
-        """Encode a pyramid, in float32 even under mixed precision.
+        """Encode a feature pyramid, in float32 even under mixed precision.
 
         Args:
             features: res2 ... res5, [B, C, H / s, W / s] with strides s of 4, 8, 16, 32.

@@ -1,4 +1,4 @@
-"""From predictions to semantic, panoptic and instance segmentation (design section 7)."""
+"""Postprocessing of predictions to semantic, panoptic and instance results (design section 7)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Which results are computed at inference, and how.
+    """Results to compute at inference, and their parameters.
 
     Attributes:
         alpha, beta: weight of the out-of-vocabulary classifier for seen and for unseen classes.
-        ensemble_on_valid_mask: leave that classifier out for masks without a positive cell at
+        ensemble_on_valid_mask: skip that classifier for masks without a positive cell at
             stride 32.
         semantic, panoptic, instance: results to compute.
         postprocess_before_inference: resize mask logits to the output size, not class scores.
         score_threshold: panoptic segmentation drops queries with at most this score.
-        overlap_threshold: smallest share of a query's mask that a panoptic segment may keep.
-        max_instances: pairs of query and class that become instances.
+        overlap_threshold: minimum fraction of a query's mask that a panoptic segment must keep.
+        max_instances: number of query-class pairs that become instances.
     """
 
     alpha: float
@@ -39,7 +39,7 @@ class InferenceOptions:
 
     @property
     def resize_masks_first(self) -> bool:
-        """Whether mask logits, not class sums, are brought to the output size."""
+        """Whether mask logits, not class scores, are resized to the output size."""
         return self.postprocess_before_inference or self.panoptic or self.instance
 
 
@@ -52,16 +52,16 @@ def segment_image(
     valid_size: tuple[int, int],
     output_size: tuple[int, int],
 ) -> dict[str, Any]:
-    """All results of one image that are switched on.
+    """Compute the enabled results of one image.
 
-    Maps of many classes at the size of a large photograph take tens of GB: what does not fit the
-    GPU is computed, and left, on the CPU.
+    Maps of many classes at the size of a large photograph take tens of GB: results that do not fit
+    on the GPU are computed, and stay, on the CPU.
 
     Args:
         class_log_probability: [Q, C + 1], void last.
         mask_logits: [Q, H, W] at the padded input size.
         thing_ids: classes that are things.
-        options: what to compute.
+        options: results to compute.
         valid_size: (h, w) of the image inside its padded frame, top left.
         output_size: (h, w) of the results.
 
@@ -109,9 +109,9 @@ def geometric_ensemble(
     Args:
         in_vocabulary: [..., C + 1] logits of the decoder, void last.
         out_of_vocabulary: [..., C + 1] logits of the frozen CLIP, void last.
-        seen: [C] bool, which classes were in the training vocabulary.
+        seen: [C] bool, True for classes of the training class list.
         alpha, beta: weight of the out-of-vocabulary classifier for seen and unseen classes.
-        usable: [...] bool, queries whose out-of-vocabulary logits mean something; None: all.
+        usable: [...] bool, queries with valid out-of-vocabulary logits; None selects all.
 
     Returns:
         [..., C + 1] log probabilities, void last.
@@ -129,13 +129,13 @@ def geometric_ensemble(
 def resize_to_output(
     maps: Tensor, valid_size: tuple[int, int], output_size: tuple[int, int]
 ) -> Tensor:
-    """Crop padding off maps [N, H, W] and resize them bilinearly to the output size."""
+    """Crop the padding of maps [N, H, W] and resize them bilinearly to the output size."""
     cropped = maps[:, : valid_size[0], : valid_size[1]]
     return F.interpolate(cropped[None], size=output_size, mode="bilinear", align_corners=False)[0]
 
 
 def label_map(scores: Tensor) -> Tensor:
-    """The class with the highest score at every pixel: [C, H, W] -> int64 [H, W]."""
+    """Class with the highest score at every pixel: [C, H, W] -> int64 [H, W]."""
     return scores.argmax(dim=0)
 
 
@@ -158,13 +158,13 @@ def panoptic_segments(
     Args:
         class_log_probability: [Q, C + 1], void last.
         mask_logits: [Q, H, W].
-        thing_ids: classes whose segments are instances; segments of another class are one.
+        thing_ids: classes with one segment per instance; other classes have one segment each.
         score_threshold: queries at or below it are dropped.
-        overlap_threshold: least part of a query's mask that must be its own.
+        overlap_threshold: minimum fraction of a query's mask that must be assigned to it.
 
     Returns:
         Segment ids [H, W] int32, 0 where unassigned, and for each id from 1 a dict of ``id``,
-        ``isthing``, ``category_id`` and ``query``, the query that most of it comes from.
+        ``isthing``, ``category_id`` and ``query``, the query that contributes most of its pixels.
     """
     scores, labels = class_log_probability.softmax(dim=-1).max(dim=-1)
     kept = (labels != class_log_probability.shape[-1] - 1) & (scores > score_threshold)
@@ -179,12 +179,12 @@ def panoptic_segments(
     painted = torch.bincount(owner[inside], minlength=len(labels))
     survives = (whole > 0) & (painted > 0) & (owned / whole.clamp(min=1) >= overlap_threshold)
 
-    # Of each query that survives, in one transfer from the GPU.
+    # One transfer from the GPU for all surviving queries.
     indices = torch.arange(len(labels), device=labels.device)
     columns = torch.stack([indices, kept.nonzero()[:, 0], labels, painted])
     segments: list[dict[str, Any]] = []
     stuff_segment: dict[int, dict[str, Any]] = {}
-    greatest_part: dict[int, int] = {}
+    largest_part: dict[int, int] = {}
     segment_of_query = torch.zeros(len(labels), dtype=torch.int32)
     for index, query, label, pixels in columns[:, survives].T.tolist():
         segment = stuff_segment.get(label)
@@ -195,8 +195,8 @@ def panoptic_segments(
             if not is_thing:
                 stuff_segment[label] = segment
         segment_of_query[index] = segment["id"]
-        if pixels > greatest_part.get(segment["id"], 0):
-            greatest_part[segment["id"]] = pixels
+        if pixels > largest_part.get(segment["id"], 0):
+            largest_part[segment["id"]] = pixels
             segment["query"] = query
     segment_map[inside] = segment_of_query.to(owner.device)[owner[inside]]
     return segment_map, segments
@@ -209,13 +209,13 @@ def instances(
     *,
     max_instances: int,
 ) -> Instances:
-    """The highest-scoring pairs of query and class as instances.
+    """Convert the highest-scoring query-class pairs to instances.
 
     Args:
         class_log_probability: [Q, C + 1], void last.
         mask_logits: [Q, H, W].
-        thing_ids: classes to keep of those; None: all.
-        max_instances: pairs considered.
+        thing_ids: classes to keep among these pairs; None keeps all.
+        max_instances: number of pairs considered.
 
     Returns:
         ``pred_masks`` [n, H, W] bool, ``pred_boxes``, ``pred_classes`` [n] and ``scores`` [n]:
@@ -241,7 +241,7 @@ def instances(
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Bounding boxes of masks [n, H, W] bool -> [n, 4] as x0, y0, x1, y1; zeros when empty."""
+    """Bounding boxes of masks [n, H, W] bool -> [n, 4] as x0, y0, x1, y1; zeros if empty."""
     if not len(masks):
         return masks.new_zeros((0, 4), dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""Reading and writing files of tensors, without running code that a file may contain."""
+"""Reading and writing of tensor files, without executing code that a file may contain."""
 
 import json
 import pickle
@@ -18,18 +18,18 @@ SAFETENSORS = ".safetensors"
 
 
 def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
-    """Read a ``.safetensors`` file, or a file of ``torch.save`` with tensors and plain values.
+    """Read a ``.safetensors`` file, or a ``torch.save`` file of tensors and plain values.
 
     Args:
         path: the file.
-        description: of the file in error messages, such as "checkpoint".
+        description: kind of file for error messages, such as "checkpoint".
 
     Returns:
         The file's dict, with tensors on the CPU.
 
     Raises:
-        UserError: the file is missing, damaged or cut short, no dict, or holds other objects than
-            tensors and plain values.
+        UserError: the file is missing, damaged, truncated or not a dict, or contains objects other
+            than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -42,15 +42,17 @@ def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"cannot read {description} {path}: it is damaged, or holds more than tensors and "
-            "plain values"
+            f"cannot read {description} {path}: it is damaged or contains objects other than "
+            "tensors and plain values"
         ) from error
-    except Exception as error:  # damaged bytes make the readers raise almost anything
+    except Exception as error:  # damaged files raise almost any exception
         raise UserError(
-            f"cannot read {description} {path}; it is damaged or cut short ({reason(error)})"
+            f"cannot read {description} {path}; it is damaged or truncated ({reason(error)})"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{description} {path} is a {type(content).__name__}, not tensors by name")
+        raise UserError(
+            f"{description} {path} contains a {type(content).__name__}, not tensors by name"
+        )
     return content
 
 
@@ -58,7 +60,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """Read the metadata of a ``.safetensors`` file; {} for any other file.
 
     Returns:
-        Values by name: decoded where they are JSON, else text.
+        Values by name, decoded if they are JSON, else as text.
 
     Raises:
         UserError: the file cannot be read.
@@ -69,7 +71,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except Exception as error:  # damaged bytes make the reader raise almost anything
+    except Exception as error:  # damaged files raise almost any exception
         raise UserError(f"cannot read the metadata of {path}: {reason(error)}") from error
     return {key: _decoded(value) for key, value in metadata.items()}
 
@@ -87,7 +89,7 @@ def write_tensors(
     """Write a ``.safetensors`` file atomically.
 
     Args:
-        path: the file; its folder is made.
+        path: the file; its folder is created if necessary.
         tensors: by name, on any device.
         metadata: plain values by name, stored as JSON.
 
@@ -100,6 +102,6 @@ def write_tensors(
 
 
 def reason(error: BaseException) -> str:
-    """The kind of an error and its first sentence; the rest may be pages of advice."""
+    """Return the type and first sentence of an error; the rest may be pages of advice."""
     line = next(iter(str(error).splitlines()), "").partition(". ")[0]
     return f"{type(error).__name__}: {line}"[:200].rstrip(": ")

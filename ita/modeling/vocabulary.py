@@ -1,4 +1,4 @@
-"""Class names to text classifier to class logits (paper section 3.2; design section 2)."""
+"""From class names to text classifier and class logits (paper section 3.2; design section 2)."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,19 +29,18 @@ PROMPTS: tuple[str, ...] = (
     ),
 )
 BARE: tuple[str, ...] = ("{}",)
-# Represents whatever no name of a vocabulary covers.
+# Represents everything that no name of a class list covers.
 OTHER = "other"
-# Largest scale of a cosine before softmax, as in CLIP's training.
+# Maximum scale of cosine similarities before softmax, as in CLIP's training.
 MAX_LOGIT_SCALE = 100.0
 
 
 class TextEncoder:
     """Text features of class names from the frozen CLIP; each name is encoded once.
 
-    Make one when CLIP's weights are final: features that are encoded already are not encoded again.
-    It may be shared between threads. In a distributed job the main process encodes and the others
-    receive, so that :meth:`encode` is a collective call that all processes make with the same
-    names.
+    Create it when CLIP's weights are final, as cached features are never recomputed. It can be
+    shared between threads. In a distributed job the main process encodes and broadcasts, so
+    :meth:`encode` is a collective call that all processes make with the same names.
 
     Args:
         clip: the frozen CLIP.
@@ -86,12 +85,12 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Names that may be found dominant: every synonym of a vocabulary in order, then "other".
+    """Candidates for dominant categories: all synonyms of a class list in order, then "other".
 
     Attributes:
         names: M names.
-        ranking: [M, D] unit text features that are compared with the image.
-        queries: [M, D] text features that become queries.
+        ranking: [M, D] unit text features to compare with the image.
+        queries: [M, D] text features to project to queries.
         class_index: int64 [M], the class of each name, -1 for "other".
     """
 
@@ -103,14 +102,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A class list, encoded by the frozen CLIP: an immutable value that inference takes.
+    """A class list encoded by the frozen CLIP; an immutable input of inference.
 
     Attributes:
         class_list: C classes with N synonyms in all.
         features: [N, D], one unit vector per synonym.
         class_index: int64 [N], the class of each synonym.
         seen: bool [C], classes that share a synonym with the training class list.
-        candidates: names that may be found dominant; None without dominant categories.
+        candidates: candidates for dominant categories; None without dominant categories.
     """
 
     class_list: ClassList
@@ -127,9 +126,9 @@ def encode_vocabulary(
 
     Args:
         class_list: C classes.
-        training: the class list that the model is trained on.
+        training: the training class list of the model.
         text: encodes the names; see :meth:`TextEncoder.encode` for distributed jobs.
-        candidates: of :func:`encode_candidates`; None without dominant categories.
+        candidates: output of :func:`encode_candidates`; None without dominant categories.
     """
     device = text.clip.device
     return Vocabulary(
@@ -153,9 +152,9 @@ def encode_candidates(
     Args:
         class_list: C classes with N synonyms.
         text: encodes the names.
-        prompts: patterns that the names are put in.
-        name_table: [D] features by name; they replace the features that become queries, not those
-            that are compared with the image.
+        prompts: patterns with one ``{}`` each for the name.
+        name_table: [D] features by name; they replace the features projected to queries, not those
+            compared with the image.
 
     Returns:
         M = N + 1 candidates.
@@ -191,10 +190,10 @@ class Classifier:
 
 
 def class_logits(embedding: Tensor, classifier: Classifier, logit_scale: Tensor) -> Tensor:
-    """Scaled cosine to each class, the maximum over its synonyms; void comes last.
+    """Scaled cosine similarity to each class, the maximum over its synonyms; void last.
 
     Args:
-        embedding: [..., D] region embeddings, of any length.
+        embedding: [..., D] region embeddings, of any norm.
         classifier: N synonyms of C classes.
         logit_scale: scalar, the logarithm of the scale; the scale is capped at 100.
 
@@ -204,7 +203,7 @@ def class_logits(embedding: Tensor, classifier: Classifier, logit_scale: Tensor)
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
     logits = scale * F.normalize(embedding, dim=-1) @ classifier.weight.T
     synonyms, void = logits[..., :-1], logits[..., -1:]
-    if synonyms.shape[-1] == classifier.num_classes:  # no class has a second name
+    if synonyms.shape[-1] == classifier.num_classes:  # no class has a second synonym
         return logits
     classes = synonyms.new_full((*synonyms.shape[:-1], classifier.num_classes), -torch.inf)
     index = classifier.class_index.expand_as(synonyms)

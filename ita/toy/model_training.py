@@ -91,10 +91,10 @@ A small ITA, the default model of `ita.load()` and `ita segment`. It is trained 
 the toy world and does not work on real images: its objects are named "striped triangle" or "red
 ring", its backgrounds "grass" or "brick wall".
 
-- `config.yaml`: `{config}` with the classifier weights (α, β) that were best on
-  validation scenes.
-- `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, with the
-  training class list. The frozen CLIP is the one in `ita/toy/clip`.
+- `config.yaml`: `{config}` with the classifier weights (α, β) that were
+  best on validation scenes.
+- `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, and the training
+  class list. The frozen CLIP is the one in `ita/toy/clip`.
 
 ## Results
 

@@ -1,4 +1,4 @@
-"""Kernels of the model: one front door each, a plain PyTorch version as the definition."""
+"""Operators of the model, each a single function defined by its plain PyTorch implementation."""
 
 from ita.modeling.ops.deformable_attention import deformable_attention
 

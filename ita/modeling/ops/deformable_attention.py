@@ -9,13 +9,13 @@ from torch import Tensor
 def deformable_attention(
     value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """Weighted sum of values sampled bilinearly at given places of several levels.
+    """Weighted sum of values sampled bilinearly at given locations on several levels.
 
     Args:
         value: [B, S, M, D], the values of M heads; S = sum of h * w over the levels, in order.
         shapes: (h, w) of each of the L levels.
-        locations: [B, Q, M, L, P, 2], x and y in 0-1 from border to border of the level; what
-            lies outside contributes zeros.
+        locations: [B, Q, M, L, P, 2], x and y in 0-1 from border to border of the level;
+            locations outside contribute zeros.
         weights: [B, Q, M, L, P].
 
     Returns:
