@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ita.errors import UserError
+from ita.files import PACKAGE, find_file
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).resolve().parent
 CLASS_LISTS = PACKAGE / "class_lists"
 INVALID_NAME = "invalid_class_id"
 LIST_SUFFIX = ".txt"
@@ -132,10 +132,10 @@ def read_ids_and_classes(path: str | Path) -> tuple[tuple[int, ...], ClassList]:
 
 
 def find_class_list(path: str | Path) -> Path:
-    """Return the packaged file if ``path`` is the bare name of one, else ``path`` itself."""
+    """Return the packaged file if ``path`` is the bare name of one, else that of ``find_file``."""
     shipped = CLASS_LISTS / f"{path}{LIST_SUFFIX}"
     is_shipped = shipped.parent == CLASS_LISTS and os.path.isfile(shipped)
-    return shipped if is_shipped else Path(path)
+    return shipped if is_shipped else find_file(path)
 
 
 def choose_classes(text: str) -> ClassList:

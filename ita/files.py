@@ -23,10 +23,11 @@ def find_file(path: str | Path) -> Path:
         The first existing path, or ``path`` itself if there is none.
     """
     path = Path(path).expanduser()
-    if path.exists() or path.is_absolute() or not path.parts:
+    # os.path.exists, since Path.exists raises OSError for a text that is too long for a file name.
+    if os.path.exists(path) or path.is_absolute() or not path.parts:
         return path
     root = {"ita": PACKAGE.parent, "configs": PACKAGE}.get(path.parts[0])
-    return root / path if root is not None and (root / path).exists() else path
+    return root / path if root is not None and os.path.exists(root / path) else path
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def test_one_run_over_all_benchmarks(joint):
         assert f"\n{row.name} " in output.split("Results\n")[1]
     ade = f"panoptic quality on {NAMES['ade20k']} is skipped: "
     assert ade in output
-    assert "python datasets/prepare_ade20k.py --split val" in output.split(ade)[1].split("\n")[0]
+    assert "ita datasets prepare ade20k --split val" in output.split(ade)[1].split("\n")[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -119,8 +119,8 @@ _CITYSCAPES_VOID = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 _FOLDERS = {"train": "training", "val": "validation"}
 
 
-def _script(name: str, split: str) -> str:
-    return f"python datasets/{name}.py --split {split}"
+def _prepare(name: str, split: str) -> str:
+    return f"ita datasets prepare {name} --split {split}"
 
 
 def _coco_row(split: str, num_images: int) -> DatasetRow:
@@ -137,7 +137,7 @@ def _coco_row(split: str, num_images: int) -> DatasetRow:
         label_folders=(
             LabelFolder(
                 f"coco/panoptic_semseg_{split}2017",
-                made_by=_script("prepare_coco_semantic", split),
+                made_by=_prepare("coco-semantic", split),
             ),
         ),
         evaluator_type="coco_panoptic_seg",
@@ -152,7 +152,7 @@ def _coco_row(split: str, num_images: int) -> DatasetRow:
 
 def _ade150_row(split: str, num_images: int) -> DatasetRow:
     ade, folder = "ADEChallengeData2016", _FOLDERS[split]
-    script = _script("prepare_ade20k", split)
+    command = _prepare("ade20k", split)
     return DatasetRow(
         name=f"openvocab_ade20k_panoptic_{split}",
         family="ade20k",
@@ -162,12 +162,12 @@ def _ade150_row(split: str, num_images: int) -> DatasetRow:
         things=tuple(i for i in range(150) if i not in _ADE150_STUFF),
         panoptic_root=f"{ade}/ade20k_panoptic_{split}",
         panoptic_json=f"{ade}/ade20k_panoptic_{split}.json",
-        panoptic_made_by=script,
+        panoptic_made_by=command,
         contiguous_categories=True,
         instances_json=f"{ade}/ade20k_instance_{split}.json",
-        instances_made_by=script,
+        instances_made_by=command,
         label_folders=(
-            LabelFolder(f"{ade}/annotations_detectron2/{folder}", made_by=script),
+            LabelFolder(f"{ade}/annotations_detectron2/{folder}", made_by=command),
             LabelFolder(f"{ade}/annotations/{folder}", contiguous=False, ignored=(0,)),
         ),
         evaluator_type="ade20k_panoptic_seg",
@@ -193,7 +193,7 @@ def _ade847_row(split: str, num_images: int) -> DatasetRow:
                 suffix=".tif",
                 bits=16,
                 image_root=f"{ade}/images_detectron2/{folder}",
-                made_by=_script("prepare_ade20k_full", split),
+                made_by=_prepare("ade20k-full", split),
             )
             for ade in places
         ),
@@ -207,7 +207,7 @@ def _context_row(classes: int, split: str, num_images: int) -> DatasetRow:
     folder, voc = _FOLDERS[split], "VOCdevkit/VOC2010"
     label_folder = LabelFolder(
         f"pascal_ctx_d2/annotations_ctx{classes}/{folder}",
-        made_by=_script("prepare_pascal_context", split),
+        made_by=_prepare("pascal-context", split),
     )
     if classes == 459:
         label_folder = replace(label_folder, suffix=".tif", bits=16, ignored=(VOID_16_BIT,))
@@ -243,7 +243,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
         label_folders=(
             LabelFolder(
                 f"pascal_voc_d2/annotations_pascal{classes}/{folder}",
-                made_by=_script("prepare_pascal_voc", split),
+                made_by=_prepare("pascal-voc", split),
             ),
             raw,
         ),
@@ -253,7 +253,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
 
 
 def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
-    labels, script = f"cityscapes/gtFine/{split}", _script("prepare_cityscapes", split)
+    labels, command = f"cityscapes/gtFine/{split}", _prepare("cityscapes", split)
     return DatasetRow(
         name=f"openvocab_cityscapes_fine_panoptic_{split}",
         family="cityscapes",
@@ -265,11 +265,11 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
         panoptic_root=f"cityscapes/gtFine/cityscapes_panoptic_{split}",
         panoptic_json=f"cityscapes/gtFine/cityscapes_panoptic_{split}.json",
         panoptic_suffix="_gtFine_panoptic.png",
-        panoptic_made_by=script,
+        panoptic_made_by=command,
         instances_json=f"cityscapes/gtFine/cityscapes_instance_{split}.json",
-        instances_made_by=script,
+        instances_made_by=command,
         label_folders=(
-            LabelFolder(labels, suffix="_gtFine_labelTrainIds.png", made_by=script),
+            LabelFolder(labels, suffix="_gtFine_labelTrainIds.png", made_by=command),
             LabelFolder(
                 labels,
                 contiguous=False,
@@ -285,7 +285,7 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
 
 
 def _mapillary_row(split: str, num_images: int) -> DatasetRow:
-    folder, script = f"mapillary_vistas/{_FOLDERS[split]}", _script("prepare_mapillary", split)
+    folder, command = f"mapillary_vistas/{_FOLDERS[split]}", _prepare("mapillary", split)
     return DatasetRow(
         name=f"openvocab_mapillary_vistas_panoptic_{split}",
         family="mapillary",
@@ -296,8 +296,8 @@ def _mapillary_row(split: str, num_images: int) -> DatasetRow:
         things=_MAPILLARY_THINGS,
         panoptic_root=f"{folder}/panoptic",
         panoptic_json=f"{folder}/panoptic/panoptic_2018.json",
-        panoptic_made_by=script,
-        label_folders=(LabelFolder(f"{folder}/labels", ignored=(65,), made_by=script),),
+        panoptic_made_by=command,
+        label_folders=(LabelFolder(f"{folder}/labels", ignored=(65,), made_by=command),),
         ignore_label=65,
         evaluator_type="mapillary_vistas_panoptic_seg",
         test_size=STREET_TEST_SIZE,

@@ -132,7 +132,7 @@ def test_cityscapes_from_the_download(root):
     truth = mini_sets.cityscapes(root, prepared=False)
     assert_same(labels_of(CITYSCAPES), truth)
     missing = MetadataCatalog.get(CITYSCAPES).missing_truth["panoptic_json"]
-    assert "prepare_cityscapes.py --split val" in missing
+    assert "ita datasets prepare cityscapes --split val" in missing
 
 
 @pytest.mark.parametrize("name", [CITYSCAPES, MAPILLARY])
@@ -228,5 +228,5 @@ def test_json_without_its_pngs_is_as_good_as_none(root):
 def test_a_set_that_is_not_prepared_says_how(root):
     with pytest.raises(UserError) as error:
         DatasetCatalog.get(A847)
-    assert "python datasets/prepare_ade20k_full.py --split val" in str(error.value)
+    assert "ita datasets prepare ade20k-full --split val" in str(error.value)
     assert f"{root}/ADE20K_2021_17_01/images_detectron2/validation" in str(error.value)

@@ -84,12 +84,12 @@ def test_remedy_depends_on_what_is_there(root, check):
     assert "-> download it (dataset.md)" in output
     (root / "ADE20K_2021_17_01/images/ADE/validation").mkdir(parents=True)
     _, output = check("a847", "--split", "val")
-    assert "-> python datasets/prepare_ade20k_full.py --split val" in output
+    assert "-> ita datasets prepare ade20k-full --split val" in output
     assert f"looked for {root}/ADE20K_2021_17_01/images_detectron2/validation" in output
     mini_sets.ade847(root)
     code, output = check("a847", "--split", "val")
     assert code == 1
-    assert "-> python datasets/prepare_ade20k_full.py --split val" in output
+    assert "-> ita datasets prepare ade20k-full --split val" in output
     assert check("a847", "--split", "val", "--subset")[0] == 0
 
 
@@ -98,7 +98,7 @@ def test_missing_annotations_are_notes(root, check):
     code, output = check("ade20k", "--split", "val", "--subset")
     assert code == 0
     assert "semantic, no panoptic, no instances" in output
-    assert re.search(r"note: .*ade20k_panoptic_val\.json .*datasets/prepare_ade20k\.py", output)
+    assert re.search(r"note: .*ade20k_panoptic_val\.json .*ita datasets prepare ade20k --split", output)
 
 
 def voc_files(root):
@@ -163,7 +163,7 @@ def test_damage_is_named(root, check, damage, workers):
     assert code == 1
     assert re.search(words, output)
     assert str(path) in output
-    assert "prepare_pascal_voc.py --split val" in output or "download it" in output
+    assert "ita datasets prepare pascal-voc --split val" in output or "download it" in output
 
 
 def test_a_sample_is_read_unless_all_is_asked_for(root, check):
