@@ -110,7 +110,7 @@ BAD = {
     "no checkpoint, two processes": "checkpoint .*none.pth does not exist",
     "unreadable checkpoint": "cannot read checkpoint .*text.pth",
     "other shape": r"decoder.head.norm.weight \(7 in the file, 32 in the model\)",
-    "too many GPUs": "--num-gpus 99, but this machine shows 0 GPUs",
+    "too many GPUs": "--num-gpus 99, but this machine has 0 visible GPUs",
 }
 
 

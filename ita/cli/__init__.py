@@ -1,7 +1,7 @@
-"""The command ``ita``: one module per subcommand, which parses, calls and prints.
+"""The ``ita`` command, with one module per subcommand, which parses, calls and prints.
 
-Modules of this package import nothing heavy before the arguments are parsed, so that ``--help``
-answers at once.
+Modules of this package defer heavy imports until the arguments are parsed, so that ``--help`` is
+fast.
 """
 
 import argparse
@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from ita.errors import UserError, missing_module
 
-# Subcommand -> summary. Its module has the same name, with underscores.
+# Subcommand -> summary. The module of a subcommand has its name, with underscores.
 SUBCOMMANDS = {
     "segment": "segment images into classes given as words",
     "train": "train a model, or resume its training",
     "evaluate": "evaluate a checkpoint on data sets",
     "datasets": "check and prepare data sets",
-    "toy": "the toy world: demo, scenes, its CLIP and its model",
-    "install-detectron2": "install Detectron2 and panopticapi, which PyPI does not offer",
+    "toy": "the toy world: demo, scenes, CLIP and model",
+    "install-detectron2": "install Detectron2 and panopticapi, which are not on PyPI",
 }
 INTERRUPTED = 130
 
@@ -27,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        arguments: words after ``ita``; None: those of the process.
+        arguments: arguments after ``ita``; None selects those of the process.
 
     Returns:
-        The exit code.
+        Exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print versions and exit")
     subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
     for name, summary in SUBCOMMANDS.items():
-        # Only the subcommand in use is imported and gets its arguments.
+        # Only the selected subcommand is imported and adds its arguments.
         used = name in words[:1]
         if not used:
             subparsers.add_parser(name, help=summary, add_help=False)

@@ -1,12 +1,13 @@
 """Check and prepare data sets.
 
-    ita datasets check                          every benchmark
+    ita datasets check                          all benchmarks
     ita datasets check a847 pc59 --split val
-    ita datasets check my_sets.yaml --deep      custom data sets, every file of them
-    ita datasets prepare ade20k --help          what is read and written
+    ita datasets check my_sets.yaml --deep      custom data sets, reading every file
+    ita datasets prepare ade20k --help          files to read and write
     ita datasets prepare ade20k
 
-The environment variable DETECTRON2_DATASETS names the folder of all data sets (default: datasets).
+The environment variable DETECTRON2_DATASETS sets the root folder of all data sets (default:
+datasets).
 """
 
 import argparse
@@ -20,43 +21,43 @@ from typing import Any
 
 from ita.data.catalogue import ROOT_VARIABLE, datasets_root
 
-# Data sets that are prepared -> module of ita.data.preparing, whose docstring says how.
+# Data set -> module of ita.data.preparing, whose docstring describes the preparation, and output.
 PREPARED = {
-    "ade20k": "ade20k",
-    "ade20k-full": "ade20k_full",
-    "cityscapes": "cityscapes",
-    "coco-semantic": "coco",
-    "mapillary": "mapillary",
-    "pascal-context": "pascal_context",
-    "pascal-voc": "pascal_voc",
+    "ade20k": ("ade20k", "A-150: semantic, panoptic and instance files"),
+    "ade20k-full": ("ade20k_full", "A-847: images and label maps"),
+    "cityscapes": ("cityscapes", "semantic, panoptic and instance files"),
+    "coco-semantic": ("coco", "label maps from the panoptic files (optional)"),
+    "mapillary": ("mapillary", "links to v1.2, and missing label maps"),
+    "pascal-context": ("pascal_context", "PC-59 and PC-459: label maps"),
+    "pascal-voc": ("pascal_voc", "PAS-20 and PAS-21: label maps"),
 }
 SPLITS = ("train", "val")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``check`` and ``prepare``."""
+    """Add the actions ``check`` and ``prepare``."""
     subparsers = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = subparsers.add_parser(
         "check",
-        help="are the data sets there, complete and readable?",
-        description="Are the data sets there, complete and readable? Prints a table, the problems "
-        "and their remedies. Exit code 0 if all data sets asked for are ready, else 1.",
+        help="check that data sets exist, are complete and readable",
+        description="Check that data sets exist, are complete and readable. Prints a table, the "
+        "problems and their remedies. Exit code 0 if all selected data sets are ready, else 1.",
     )
     _add_check_arguments(check)
     check.set_defaults(run=run_check)
-    prepare = subparsers.add_parser("prepare", help="make the files that training reads")
+    prepare = subparsers.add_parser("prepare", help="create the files that training reads")
     sets = prepare.add_subparsers(dest="set", metavar="SET", required=True)
-    for name in PREPARED:
-        _add_prepare_arguments(sets.add_parser(name, add_help=False), name)
+    for name, (_, summary) in PREPARED.items():
+        _add_prepare_arguments(sets.add_parser(name, help=summary, add_help=False), name)
 
 
 def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("sets", nargs="*", metavar="SET", help="a name, such as a847, or a YAML file")
+    add("sets", nargs="*", metavar="SET", help="name, such as a847, or YAML file")
     add("--split", choices=("train", "val", "test", "all"), default="all")
     add("--subset", action="store_true", help="accept fewer images than the complete set has")
     add("--deep", action="store_true", help="read every image and label")
-    add("--workers", type=_positive, default=_cores(), help="processes that read (--deep)")
+    add("--workers", type=_positive_int, default=_num_cores(), help="processes to read (--deep)")
 
 
 def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -65,22 +66,22 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add(
         "--root",
         default=str(datasets_root()),
-        help=f"folder of all data sets (default: {ROOT_VARIABLE}, else datasets)",
+        help=f"root folder of all data sets (default: {ROOT_VARIABLE}, else datasets)",
     )
-    add("--split", nargs="+", choices=SPLITS, default=(), help="default: those downloaded")
+    add("--split", nargs="+", choices=SPLITS, default=(), help="default: all downloaded splits")
     add(
         "--workers",
-        type=_positive,
-        default=_cores(),
+        type=_positive_int,
+        default=_num_cores(),
         help="number of processes (default: the number of cores, here %(default)s)",
     )
-    add("--dry-run", action="store_true", help="list the outputs, write nothing")
+    add("--dry-run", action="store_true", help="list the outputs without writing them")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=run_prepare, set=name)
 
 
 class _PrepareHelp(argparse.Action):
-    """Help whose description is the docstring of the data set's module."""
+    """Print a help whose description is the docstring of the data set's module."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         name = parser.prog.split()[-1]
@@ -94,7 +95,7 @@ def run_check(options: argparse.Namespace) -> int:
     from ita.data.checking import check_dataset, choose_rows
     from ita.reports.readiness import format_problems, format_readiness
 
-    # Warnings of loading a set are in its report.
+    # The report of a data set contains the warnings of loading it.
     logging.basicConfig(level=logging.ERROR)
     reports = [
         check_dataset(
@@ -112,7 +113,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_prepare(options: argparse.Namespace) -> int:
-    """Prepare the data set and print a line per folder."""
+    """Prepare the data set and print one line per folder."""
     from ita.data.preparing.run import prepare
 
     try:
@@ -133,23 +134,23 @@ def run_prepare(options: argparse.Namespace) -> int:
 
 
 def _preparation(name: str) -> Any:
-    return importlib.import_module(f"ita.data.preparing.{PREPARED[name]}")
+    return importlib.import_module(f"ita.data.preparing.{PREPARED[name][0]}")
 
 
 def _show_progress(items: Iterable[Any], count: int, title: str) -> Iterable[Any]:
-    """A progress bar with a rate, on terminals only."""
+    """Show a progress bar with a rate, on terminals only."""
     from tqdm import tqdm
 
     return tqdm(items, total=count, desc=title, unit="image", leave=False, disable=None)
 
 
-def _positive(text: str) -> int:
+def _positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
     return int(text)
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

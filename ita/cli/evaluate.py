@@ -9,7 +9,7 @@ from ita.cli import train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of training that apply."""
+    """Add the arguments shared with training, and ``--resume``."""
     train.add_run_arguments(parser)
     parser.add_argument(
         "--resume", action="store_true", help="evaluate the last checkpoint of OUTPUT_DIR"

@@ -1,10 +1,10 @@
-"""Install Detectron2 and panopticapi, unless they are importable already.
+"""Install Detectron2 and panopticapi, unless they are already importable.
 
     ita install-detectron2                   download them from PyPI
     ita install-detectron2 --wheel-dir DIR   use files downloaded elsewhere
 
-PyPI has no release of Detectron2 and none of panopticapi for numpy 2. The command takes their
-Python source from two third-party wheels there, whose SHA-256 it checks.
+PyPI has no release of Detectron2, and none of panopticapi for numpy 2. The command extracts their
+Python source from two third-party wheels on PyPI and verifies their SHA-256.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--wheel-dir", type=Path, metavar="DIR", help="folder of the files (default: download)"
+        "--wheel-dir", type=Path, metavar="DIR", help="folder of the wheels (default: download)"
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Install the missing ones."""
+    """Install the missing packages."""
     from ita.installing import SOURCES, install_missing
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -4,8 +4,8 @@ r"""Segment images into classes given as words.
         --config-file configs/... --weights model.pth
     ita segment scene.png --classes "red circle; grass" --output out/
 
-For each image IMAGE, writes to the output folder IMAGE.png, a label map whose values number the
-classes from 0, and IMAGE_overlay.png, the image with its classes in color over a legend. Without
+For each image IMAGE, two files are written to the output folder: IMAGE.png, a label map of class
+indices from 0, and IMAGE_overlay.png, the image with its classes in color over a legend. Without
 --config-file, the toy model of the package is used, which knows drawn shapes only.
 """
 
@@ -25,17 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="CLASSES",
         help='"cat, kitten; sofa": synonyms separated by commas, classes by semicolons; or the '
-        "path of a class list file; or the name of a list of the package, such as ade150",
+        "path of a class list file; or the name of a built-in class list, such as ade150",
     )
-    add("--output", required=True, type=Path, metavar="DIR", help="folder to write to")
+    add("--output", required=True, type=Path, metavar="DIR", help="output folder")
     add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
     add("--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)")
-    add("--device", default="cpu", help="such as cuda (default: %(default)s)")
+    add("--device", default="cpu", help="device, such as cuda (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segment the images one by one; those that cannot be read are reported and left out."""
+    """Segment the images one by one; unreadable ones are reported and skipped."""
     from ita.classes import choose_classes
     from ita.data.reading import read_image
     from ita.files import write_atomically
@@ -70,10 +70,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_names(paths: list[Path]) -> None:
-    """Refuse images whose outputs would overwrite each other.
+    """Reject images whose outputs would overwrite each other.
 
     Raises:
-        UserError: two images of the same name.
+        UserError: two images have the same name.
     """
     first: dict[str, Path] = {}
     for path in paths:

@@ -2,11 +2,12 @@
 
 ita toy demo                  train, resume and evaluate a small ITA, minutes on two CPU cores
 ita toy make datasets/toy     write the scenes
-ita toy train-clip            train the CLIP that knows its words, and measure it
-ita toy train-model           train the model that ita.load() returns, and measure it
+ita toy train-clip            train and evaluate the CLIP of the toy world
+ita toy train-model           train and evaluate the model that ita.load() returns
 """
 
 import argparse
+import inspect
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ TOY = PACKAGE / "toy"
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults of options, and descriptions with their line breaks."""
+    """Show option defaults, and keep the line breaks of descriptions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("train-clip", _add_train_clip, run_train_clip),
         ("train-model", _add_train_model, run_train_model),
     ):
-        text = add.__doc__ or ""
+        text = inspect.cleandoc(add.__doc__ or "")
         action = actions.add_parser(
             name, help=text.splitlines()[0], description=text, formatter_class=_Help
         )
@@ -39,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     """Train, stop, resume and evaluate a small ITA: minutes on two CPU cores.
 
-    Scenes of the toy world are drawn; ITA trains on the seen ones of its classes and is evaluated
-    with the names of all. The output folder receives scenes, checkpoints, results and pictures.
-    Every command is printed, so that it can be repeated by hand.
+    Draws scenes of the toy world, trains ITA on the seen classes and evaluates it with the names of
+    all classes. Scenes, checkpoints, results and pictures are written to the output folder. Every
+    command is printed, so that it can be repeated manually.
     """
     add = parser.add_argument
-    add("--output", type=Path, default=Path("output/demo"), help="folder to fill")
-    add("--iterations", type=_at_least_one, default=1200, help="training steps in all")
-    add("--test", type=_at_least_one, default=100, help="test scenes")
+    add("--output", type=Path, default=Path("output/demo"), help="output folder")
+    add("--iterations", type=_positive_int, default=1200, help="total number of training steps")
+    add("--test", type=_positive_int, default=100, help="number of test scenes")
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -60,21 +61,21 @@ def run_demo(options: argparse.Namespace) -> int:
 def _add_make(parser: argparse.ArgumentParser) -> None:
     """Write the scenes as a data set in COCO panoptic's format.
 
-    Objects are named by two words, such as "striped triangle". Training shows every word, but not
-    every pair: half of the objects of val, half of those of test_all and all of those of
-    test_unseen are of pairs that training never shows, others in val than in the tests.
+    Objects are named by two words, such as "striped triangle". The training scenes contain every
+    word, but not every pair: half of the objects in val, half in test_all and all in test_unseen
+    have pairs that never occur in training. The unseen pairs of val and of the test splits differ.
 
     In the folder toy of DETECTRON2_DATASETS, the scenes are the data sets toy_train, toy_val,
     toy_test_seen, toy_test_unseen and toy_test_all; toy_test_synonyms (other words) and
-    toy_test_distractors (further classes, which no scene shows) have the scenes of the last.
+    toy_test_distractors (additional classes that occur in no scene) use the scenes of toy_test_all.
     """
     add = parser.add_argument
-    add("folder", type=Path, help="folder to make, for example datasets/toy")
-    add("--seed", type=int, default=0, help="another seed gives other scenes")
+    add("folder", type=Path, help="output folder, for example datasets/toy")
+    add("--seed", type=int, default=0, help="random seed of the scenes")
     add("--train", type=int, default=600, help="number of training scenes")
     add("--val", type=int, default=200, help="number of validation scenes")
     add("--test", type=int, default=200, help="number of scenes of each test split")
-    add("--size", type=int, default=144, help="longer side of an image, in pixels")
+    add("--size", type=int, default=144, help="longer image side in pixels")
 
 
 def run_make(options: argparse.Namespace) -> int:
@@ -94,30 +95,30 @@ def run_make(options: argparse.Namespace) -> int:
 
 
 def _add_train_clip(parser: argparse.ArgumentParser) -> None:
-    """Train the toy world's CLIP on generated image-caption pairs, and measure it.
+    """Train the toy world's CLIP on generated image-caption pairs, and evaluate it.
 
-    The output folder holds the model's open_clip_config.json and receives weights, training.json
-    and a card, README.md, with the zero-shot accuracy.
+    The output folder must contain the model's open_clip_config.json. Weights, training.json and a
+    model card, README.md, with the zero-shot accuracy are written to it.
     """
     add = parser.add_argument
-    add("--output", type=Path, default=TOY / "clip", help="folder of the CLIP")
-    add("--seed", type=int, default=0, help="another seed gives other weights")
-    add("--steps", type=_at_least_one, default=7500, help="optimizer steps")
+    add("--output", type=Path, default=TOY / "clip", help="CLIP folder")
+    add("--seed", type=int, default=0, help="random seed of the weights and scenes")
+    add("--steps", type=_positive_int, default=7500, help="number of optimizer steps")
     add("--small-steps", type=int, default=3500, help="first steps, at half the image side")
-    add("--portraits", type=_at_least_one, default=120, help="scenes of each object class alone")
-    add("--scenes", type=_at_least_one, default=4000, help="scenes of several objects")
-    add("--views-per-batch", type=_at_least_one, default=64, help="views of single objects")
-    add("--scenes-per-batch", type=_at_least_one, default=24, help="scenes of several objects")
-    add("--lr", type=float, default=2e-3, help="largest learning rate")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to train")
+    add("--portraits", type=_positive_int, default=120, help="single-class scenes per object class")
+    add("--scenes", type=_positive_int, default=4000, help="scenes with several objects")
+    add("--views-per-batch", type=_positive_int, default=64, help="views of single objects")
+    add("--scenes-per-batch", type=_positive_int, default=24, help="scenes with several objects")
+    add("--lr", type=float, default=2e-3, help="maximum learning rate")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="training device")
     add("--workers", type=int, choices=(0, 1), default=1, help="processes that draw views")
-    add("--views", type=_at_least_one, default=8, help="views of each class to measure")
-    add("--held-out-scenes", type=_at_least_one, default=200, help="scenes to measure")
-    add("--measure-only", action="store_true", help="measure the weights that are there")
+    add("--views", type=_positive_int, default=8, help="views per class in the evaluation")
+    add("--held-out-scenes", type=_positive_int, default=200, help="scenes in the evaluation")
+    add("--measure-only", action="store_true", help="only evaluate the existing weights")
 
 
 def run_train_clip(options: argparse.Namespace) -> int:
-    """Train and measure, or measure alone; print the tables."""
+    """Train and evaluate, or only evaluate, and print the tables."""
     import logging
 
     from ita.toy.clip_training.card import report
@@ -135,16 +136,17 @@ def run_train_clip(options: argparse.Namespace) -> int:
 
 
 def _add_train_model(parser: argparse.ArgumentParser) -> None:
-    """Train the toy model of the package, and measure it: 15 minutes on a CPU core.
+    """Train and evaluate the toy model of the package: 15 minutes on a CPU core.
 
-    The output folder holds the model's config.yaml and receives the weights and a card, README.md,
-    with the results. An interrupted training resumes from the checkpoints in the work folder.
+    The output folder must contain the model's config.yaml. The weights and a model card, README.md,
+    with the results are written to it. An interrupted training resumes from the checkpoints in the
+    work folder.
     """
     add = parser.add_argument
-    add("--output", type=Path, default=TOY / "model", help="folder of the model")
+    add("--output", type=Path, default=TOY / "model", help="model folder")
     add("--work", type=Path, default=Path("output/toy_model"), help="folder of scenes and logs")
-    add("--scenes", type=_at_least_one, default=3000, help="training scenes")
-    add("--iterations", type=_at_least_one, default=4800, help="training steps")
+    add("--scenes", type=_positive_int, default=3000, help="number of training scenes")
+    add("--iterations", type=_positive_int, default=4800, help="number of training steps")
 
 
 def run_train_model(options: argparse.Namespace) -> int:
@@ -157,7 +159,7 @@ def run_train_model(options: argparse.Namespace) -> int:
     return 0
 
 
-def _at_least_one(text: str) -> int:
+def _positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")

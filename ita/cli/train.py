@@ -8,15 +8,15 @@ ita train --config-file ... --eval-only MODEL.WEIGHTS model.pth
 import argparse
 import os
 
-# A port that differs between users of one machine, as Detectron2 chooses it.
+# Default port, which differs between the users of a machine, as in Detectron2.
 _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of Detectron2's training programs, and ``--vocabulary``."""
+    """Add the arguments of Detectron2's training scripts, and ``--vocabulary``."""
     add_run_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     parser.set_defaults(run=run)
 
 
@@ -25,8 +25,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="YAML config; see configs/")
     add("--num-gpus", type=int, default=1, help="processes per machine (default: %(default)s)")
-    add("--num-machines", type=int, default=1, help="machines of the job (default: %(default)s)")
-    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--num-machines", type=int, default=1, help="number of machines (default: %(default)s)")
+    add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
     user = os.getuid() if hasattr(os, "getuid") else 1
     add(
         "--dist-url",
@@ -38,13 +38,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FILE",
         help="class list to evaluate with, instead of DATASETS.TEST_VOCABULARY; "
-        "once for all of DATASETS.TEST, or once for each",
+        "give it once for all of DATASETS.TEST, or once for each",
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Start the processes of the job."""
+    """Launch the processes of the job."""
     from ita.engine.job import config_of, run_job
     from ita.engine.launch import errors_in_one_line, launch
 

@@ -1,4 +1,4 @@
-"""Versions of the package and of the libraries that decide its results."""
+"""Versions of the package and of the libraries that determine its results."""
 
 import importlib.metadata
 import platform
@@ -7,7 +7,7 @@ PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "timm", "nu
 
 
 def describe_versions() -> str:
-    """One line per package, the library's own first."""
+    """Return one line per package, starting with this one."""
     lines = [f"ita {_version('ita')}", f"python {platform.python_version()}"]
     lines += [f"{package} {_version(package)}" for package in PACKAGES]
     return "\n".join(lines) + "\n"

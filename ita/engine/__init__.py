@@ -1,1 +1,1 @@
-"""Running a model for long: training, checkpoints, evaluation, the processes of a job."""
+"""Training, checkpoints, evaluation and the processes of a job."""

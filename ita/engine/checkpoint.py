@@ -1,4 +1,4 @@
-"""Checkpoints: what is trained and the state of training, written whole or not at all."""
+"""Checkpoints: trainable parameters and training state, written atomically."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,22 +19,22 @@ from ita.modeling.storage import read_metadata, read_tensors, reason, write_tens
 
 logger = logging.getLogger(__name__)
 
-# Names under which training programs keep the weights inside a checkpoint.
+# Keys under which training programs store the weights in a checkpoint.
 WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict")
-# Names of this many tensors are spelled out in one message.
-LISTED = 6
-# File that names the newest checkpoint of its folder (Detectron2's).
+# Maximum number of tensor names in a message.
+MAX_LISTED = 6
+# File with the name of the newest checkpoint in its folder, as in Detectron2.
 LAST_CHECKPOINT = "last_checkpoint"
-# Key of the training class list.
+# Checkpoint key of the training class list.
 CLASSES = "train_classes"
 
 
 class Checkpointer(FvcoreCheckpointer):
-    """Save and load a model's trained weights beside optimizer, schedule and iteration.
+    """Save and load a model's trained weights with optimizer, schedule and iteration.
 
-    The files are Detectron2's: ``{"model": ..., "trainer": ..., "iteration": ...}`` with
-    ``last_checkpoint`` naming the newest. The frozen CLIP's weights are left out on saving and not
-    missed on loading; a file that holds them loads too, and so does a ``.safetensors`` file of
+    The file format is Detectron2's: ``{"model": ..., "trainer": ..., "iteration": ...}``, with
+    ``last_checkpoint`` naming the newest file. The frozen CLIP's weights are not saved and not
+    required for loading; files that contain them can be loaded, as can ``.safetensors`` files of
     weights. Only the main process writes. Every process reads, so the files must be visible to all
     of them.
     """
@@ -45,10 +45,10 @@ class Checkpointer(FvcoreCheckpointer):
         self.logger = logger
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth and then make it the last checkpoint.
+        """Write ``name``.pth, then mark it as the last checkpoint.
 
         Raises:
-            UserError: the folder cannot be written or is full; what was there is left as it was.
+            UserError: the folder cannot be written or is full; existing files are left unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -65,7 +65,7 @@ class Checkpointer(FvcoreCheckpointer):
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Make a file of the folder the one that a resumed run goes on from."""
+        """Mark a file of the folder as the checkpoint that a run resumes from."""
         path = Path(self.save_dir, LAST_CHECKPOINT)
         write_atomically(path, last_filename_basename.encode())
 
@@ -73,21 +73,21 @@ class Checkpointer(FvcoreCheckpointer):
         """Load weights and the named states (default: all) from a file; "" loads nothing.
 
         Returns:
-            What else the file holds.
+            The remaining content of the file.
 
         Raises:
-            UserError: no such file, an unreadable or truncated one, weights of other shapes or of
-                another model, or a state that does not fit.
+            UserError: the file does not exist, is unreadable or truncated, has weights of other
+                shapes or of another model, or a state that does not fit.
         """
         if not path:
-            self.logger.info("MODEL.WEIGHTS is empty: starting from initial weights")
+            self.logger.info("MODEL.WEIGHTS is empty: starting from the initial weights")
             return {}
         self.logger.info("Loading %s", path)
         checkpoint = read_checkpoint(local_path(path))
         load_weights(self.model, checkpoint.pop("model"), path)
         for key in self.checkpointables if checkpointables is None else checkpointables:
             if key not in checkpoint:
-                raise UserError(f"{path} holds weights but no state of training to resume from")
+                raise UserError(f"{path} has weights but no training state to resume from")
             try:
                 self.checkpointables[key].load_state_dict(checkpoint.pop(key))
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -98,36 +98,37 @@ class Checkpointer(FvcoreCheckpointer):
         return checkpoint
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the folder's last checkpoint, or else load only the weights of ``path``."""
+        """Resume from the folder's last checkpoint, or else load only the weights of ``path``."""
         if resume and self.has_checkpoint():
             return self.load(self.get_checkpoint_file())
         if resume:
-            self.logger.info("Nothing to resume in %s", self.save_dir)
+            self.logger.info("No checkpoint to resume from in %s", self.save_dir)
         return self.load(path, checkpointables=[])
 
 
 def local_path(path: str) -> Path:
-    """The file itself, downloaded if ``path`` is an address.
+    """Return the local path of a file, downloading it if ``path`` is a URL.
 
     Raises:
-        UserError: it cannot be downloaded.
+        UserError: the download fails.
     """
     try:
         return Path(PathManager.get_local_path(path))
-    except Exception as error:  # each kind of address has errors of its own
-        raise UserError(f"cannot get checkpoint {path}: {reason(error)}") from error
+    except Exception as error:  # every path handler raises its own types
+        raise UserError(f"cannot download checkpoint {path}: {reason(error)}") from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> None:
-    """Load weights by name, in the names of this model or of its ancestors.
+    """Load weights by name, with the names of this model or of its predecessors.
 
     Args:
-        model: those of its tensors that the weights lack, CLIP's aside, are named in a warning.
-        weights: of :func:`read_checkpoint`.
-        path: of the file, for messages.
+        model: its tensors that are missing from the weights, except CLIP's, are listed in a
+            warning.
+        weights: from :func:`read_checkpoint`.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: weights of other shapes, or none of this model.
+        UserError: weights have other shapes, or none belongs to this model.
     """
     weights = convert_state_dict(_without_wrapper(weights))
     model_weights = model.state_dict()
@@ -135,30 +136,30 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> Non
     trained = model_weights.keys() - _frozen_keys(model)
     if trained and trained.isdisjoint(weights):
         raise UserError(
-            f"{path} holds no weights of this model; its tensors are {_listed(weights)}"
+            f"{path} has no weights of this model; its tensors are {_join_names(weights)}"
         )
     model.load_state_dict(weights, strict=False)
     if missing := trained - weights.keys():
         logger.warning(
-            "%s lacks %d of the model's tensors, which keep their initial values: %s",
+            "%s is missing %d of the model's tensors, which keep their initial values: %s",
             path,
             len(missing),
-            _listed(missing),
+            _join_names(missing),
         )
     if unexpected := weights.keys() - model_weights.keys():
         logger.warning(
-            "%s has %d tensors that the model does not: %s",
+            "%s has %d tensors that are not in the model: %s",
             path,
             len(unexpected),
-            _listed(unexpected),
+            _join_names(unexpected),
         )
 
 
 def trained_class_list(checkpoint: Mapping[str, Any], path: str) -> ClassList | None:
-    """The training class list that a checkpoint carries; None in those of other programs.
+    """Return the training class list of a checkpoint; None for checkpoints of other programs.
 
     Raises:
-        UserError: what it carries is not a class list.
+        UserError: the stored value is not a class list.
     """
     if CLASSES not in checkpoint:
         return None
@@ -172,8 +173,8 @@ def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint's weights and training class list as ``.safetensors``, atomically.
 
     Args:
-        checkpoint: of :func:`read_checkpoint`.
-        path: the file to write.
+        checkpoint: from :func:`read_checkpoint`.
+        path: file to write.
 
     Raises:
         UserError: the file cannot be written.
@@ -183,7 +184,7 @@ def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def last_checkpoint(folder: str | Path) -> str:
-    """Path of the newest checkpoint of a run's folder; "" if it has none."""
+    """Return the path of the newest checkpoint in a run's folder; "" if there is none."""
     try:
         name = Path(folder, LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
     except OSError:
@@ -192,26 +193,26 @@ def last_checkpoint(folder: str | Path) -> str:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU without running any code in it.
+    """Read a checkpoint onto the CPU without executing any code in it.
 
     Args:
-        path: a file of ``torch.save``, with or without weights under a key of their own, or a
-            ``.safetensors`` file.
+        path: a ``torch.save`` file, with the weights at the top level or under a separate key, or
+            a ``.safetensors`` file.
 
     Returns:
         The file's dict, with the weights by name under "model".
 
     Raises:
-        UserError: no such file, or one that is not a checkpoint or is damaged.
+        UserError: the file does not exist, is not a checkpoint or is damaged.
     """
     content = read_tensors(path, "checkpoint")
     key = next((k for k in WEIGHTS_KEYS if isinstance(content.get(k), dict)), None)
     weights = content if key is None else content.pop(key)
     weights = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     if not weights:
-        raise UserError(f"checkpoint {path} holds no weights")
-    others = read_metadata(path) if key is None else content
-    return {**others, "model": weights}
+        raise UserError(f"checkpoint {path} has no weights")
+    extra = read_metadata(path) if key is None else content
+    return {**extra, "model": weights}
 
 
 def _frozen_keys(model: nn.Module) -> set[str]:
@@ -219,14 +220,14 @@ def _frozen_keys(model: nn.Module) -> set[str]:
 
 
 def broadcast_weights(model: nn.Module) -> None:
-    """Give every process the main one's weights, also those that no checkpoint has set."""
+    """Broadcast all weights from the main process, including those that no checkpoint set."""
     if comm.get_world_size() > 1:
         for tensor in model.state_dict().values():
             torch.distributed.broadcast(tensor, src=0)
 
 
 def _without_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefix of names saved from inside a data-parallel wrapper."""
+    """Strip the prefix of names saved from inside a data-parallel wrapper."""
     prefix = "module."
     if all(name.startswith(prefix) for name in weights):
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
@@ -234,14 +235,15 @@ def _without_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_shapes(weights: dict[str, Tensor], model: dict[str, Tensor], path: str) -> None:
-    different = [
+    mismatched = [
         f"{name} ({_shape(tensor)} in the file, {_shape(model[name])} in the model)"
         for name, tensor in weights.items()
         if name in model and model[name].shape != tensor.shape
     ]
-    if different:
+    if mismatched:
         raise UserError(
-            f"{path} does not fit the model of this config; shapes differ in {_listed(different)}"
+            f"{path} does not fit the model of this config; shapes differ in "
+            f"{_join_names(mismatched)}"
         )
 
 
@@ -250,14 +252,14 @@ def _save_atomically(state: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial, open(partial, "wb") as file:
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError from torch.save
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         raise UserError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     names = sorted(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def _shape(tensor: Tensor) -> str:

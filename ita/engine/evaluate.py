@@ -1,4 +1,4 @@
-"""Evaluation of every test set of a config in one run, each with its own vocabulary."""
+"""Evaluation of every test set of a config in one run, each with its own class list."""
 
 import logging
 from collections.abc import Mapping
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TestSet:
-    """A data set to evaluate on: name, vocabulary and this process's share of the images."""
+    """A data set to evaluate on: name, class list and this process's share of the images."""
 
-    __test__ = False  # for pytest, which takes the name for a test's
+    __test__ = False  # keeps pytest from collecting this class
 
     name: str
     class_list: ClassList
@@ -47,10 +47,10 @@ class TestSet:
 
 
 def load_test_sets(cfg: CfgNode) -> list[TestSet]:
-    """Everything that ``DATASETS.TEST`` names, with the class lists of ``TEST_VOCABULARY``.
+    """Load the data sets of ``DATASETS.TEST`` with the class lists of ``TEST_VOCABULARY``.
 
     Raises:
-        UserError: a set that is not there, or a class list that does not fit its set.
+        UserError: a data set does not exist, or a class list does not fit its data set.
     """
     names = cfg.DATASETS.TEST
     files = tuple(cfg.DATASETS.TEST_VOCABULARY) or ("",)
@@ -79,18 +79,18 @@ def evaluate(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log tables and write ``OUTPUT_DIR/results.json``.
 
-    The model computes in float32, as published numbers do, unless ``TEST.AMP`` is on. Every process
-    calls this.
+    The model runs in float32, as for published numbers, unless ``TEST.AMP`` is on. Must be called
+    in every process.
 
     Args:
-        cfg: the run's config.
-        model: not wrapped for data parallelism.
-        test_sets: those of the config, if they are loaded already.
-        text: encodes class names with the model's CLIP; names of earlier evaluations are known.
-        run: notes to store with the results, such as the iteration.
+        cfg: config of the run.
+        model: model without a data-parallel wrapper.
+        test_sets: test sets of the config, if they are loaded already.
+        text: encoder of class names with the model's CLIP, to reuse the names it has encoded.
+        run: additional entries to store with the results, such as the iteration.
 
     Returns:
-        Data set -> task -> metrics (see ``build_evaluator``), empty except on rank 0.
+        Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
     """
     text = text or TextEncoder(model.backbone)
     results = {}
@@ -101,10 +101,10 @@ def evaluate(
     if results:
         logger.info("Results\n%s", format_table(results))
         if by_seen := format_seen_table(results):
-            logger.info("Over seen and unseen classes\n%s", by_seen)
+            logger.info("Results on seen and unseen classes\n%s", by_seen)
         path = Path(cfg.OUTPUT_DIR, "results.json")
         write_results(results, path, run={"weights": cfg.MODEL.WEIGHTS, **(run or {})})
-        logger.info("Results with those of each class: %s", path)
+        logger.info("Results, including those of each class: %s", path)
     return results
 
 
@@ -144,15 +144,15 @@ def _evaluate_one(
         results = inference_on_dataset(segmenter, test_set.loader, evaluator)
     if comm.is_main_process() and "sem_seg" in results:
         table = format_class_table(test_set.class_list.names, results)
-        logger.info("IoU of the classes of %s\n%s", test_set.name, table)
+        logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
 
 
 def _options_for(cfg: CfgNode, evaluator_type: str) -> InferenceOptions:
-    """The config's options, without panoptic and instance results on a semantic data set.
+    """Return the config's options, without panoptic and instance results on semantic data sets.
 
-    Besides saving time, this makes its mIoU equal to that of a run of its own: the order of
-    resizing depends on the results asked for (design section 7).
+    This saves time and makes the mIoU equal to that of a separate run: the order of resizing
+    depends on the requested results (design section 7).
     """
     options = inference_options(cfg)
     if evaluator_type == SEMANTIC and options.semantic:

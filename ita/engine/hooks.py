@@ -1,4 +1,4 @@
-"""What happens around training steps: progress on the terminal, speed and memory as scalars."""
+"""Hooks around training steps: progress on the terminal, speed and memory as scalars."""
 
 import datetime
 import logging
@@ -14,19 +14,19 @@ from ita.data.mapper import SharedCounter
 
 logger = logging.getLogger(__name__)
 
-# Iterations between log lines, and those that the scalars in them are medians of.
+# Number of iterations between log lines, and window of the medians in them.
 WINDOW = 20
 
 
 class Throughput(HookBase):
-    """Puts images per second, over the whole job, and peak memory into the event storage."""
+    """Records images per second, over the whole job, and peak memory in the event storage."""
 
     def __init__(self, images_per_step: int, device: torch.device) -> None:
         self._images_per_step = images_per_step
         self._device = device
 
     def after_step(self) -> None:
-        """Record; the timer's hook has run before."""
+        """Record the scalars; the timer's hook must have run before."""
         storage = self.trainer.storage
         seconds, iteration = storage.latest().get("time", (0.0, -1))
         if iteration == self.trainer.iter and seconds > 0:
@@ -35,14 +35,14 @@ class Throughput(HookBase):
 
 
 class SkippedImages(HookBase):
-    """Sums up over all processes how many training images had nothing usable."""
+    """Records the number of training images without a usable pixel, over all processes."""
 
     def __init__(self, counter: SharedCounter, period: int = WINDOW) -> None:
         self._counter = counter
         self._period = period
 
     def after_step(self) -> None:
-        """Gather the counts, in the iterations that are logged."""
+        """Gather the counts in the iterations that are logged."""
         iteration = self.trainer.iter + 1
         if iteration % self._period == 0 or iteration == self.trainer.max_iter:
             total = sum(comm.all_gather(self._counter.value))
@@ -50,7 +50,7 @@ class SkippedImages(HookBase):
 
 
 class ProgressWriter(EventWriter):
-    """One line on the progress of training: losses of the last prediction, speed, ETA, memory."""
+    """Logs one line of training progress: losses of the last prediction, speed, ETA, memory."""
 
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter
@@ -66,19 +66,19 @@ class ProgressWriter(EventWriter):
             storage.put_scalar("eta_seconds", left, smoothing_hint=False)
             parts.append(f"eta {datetime.timedelta(seconds=int(left))}")
         for name in ("total_loss", "loss_ce", "loss_mask", "loss_dice"):
-            parts += _part(storage, name, f"{name} {{:.4g}}")
-        parts += _part(storage, "lr", "lr {:.3g}", window=1)
-        parts += _part(storage, "grad_norm", "grad_norm {:.3g}")
-        parts += _part(storage, "images_per_second", "{:.3g} images/s")
-        parts += _part(storage, "data_time", "data {:.3f} s")
-        parts += _part(storage, "memory_gb", "memory {:.1f} GB", window=1)
+            parts += _format_scalar(storage, name, f"{name} {{:.4g}}")
+        parts += _format_scalar(storage, "lr", "lr {:.3g}", window=1)
+        parts += _format_scalar(storage, "grad_norm", "grad_norm {:.3g}")
+        parts += _format_scalar(storage, "images_per_second", "{:.3g} images/s")
+        parts += _format_scalar(storage, "data_time", "data {:.3f} s")
+        parts += _format_scalar(storage, "memory_gb", "memory {:.1f} GB", window=1)
         for name in ("skipped_images", "skipped_steps"):
-            parts += _part(storage, name, name.replace("_", " ") + " {:.0f}", window=1)
+            parts += _format_scalar(storage, name, name.replace("_", " ") + " {:.0f}", window=1)
         logger.info("  ".join(parts))
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes allocated on a GPU so far or, for the CPU, resident in this process."""
+    """Peak memory in bytes: allocated on a GPU or, for the CPU, resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -91,6 +91,6 @@ def _median(storage: EventStorage, name: str, window: int = WINDOW) -> float | N
     return storage.history(name).median(storage.count_samples(name, window))
 
 
-def _part(storage: EventStorage, name: str, text: str, window: int = WINDOW) -> list[str]:
+def _format_scalar(storage: EventStorage, name: str, text: str, window: int = WINDOW) -> list[str]:
     value = _median(storage, name, window)
     return [] if value is None else [text.format(value)]

@@ -1,4 +1,4 @@
-"""The work of each process of a job: training, or evaluation alone."""
+"""Entry point of each process of a job: training, or evaluation only."""
 
 import argparse
 import logging
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 def config_of(options: argparse.Namespace) -> CfgNode:
-    """The config of a command line.
+    """Build the config of a command line.
 
     Raises:
-        UserError: the file or an override has an error.
+        UserError: the file or an override is invalid.
     """
     if not options.config_file:
         raise UserError("--config-file is missing; the configs are in configs/")
-    late = [word for word in options.opts if word.startswith("--")]
-    if late:
-        raise UserError(f"{late[0]} comes too late; options stand before KEY VALUE pairs")
+    misplaced = [word for word in options.opts if word.startswith("--")]
+    if misplaced:
+        raise UserError(f"{misplaced[0]} must come before the KEY VALUE pairs")
     overrides = list(options.opts)
     if options.vocabulary:
         overrides += ["DATASETS.TEST_VOCABULARY", repr(tuple(options.vocabulary))]
@@ -38,10 +38,10 @@ def config_of(options: argparse.Namespace) -> CfgNode:
 
 
 def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
-    """Train or evaluate; every process of the job calls this.
+    """Train or evaluate; called in every process of the job.
 
     Raises:
-        UserError: something outside the code is wrong.
+        UserError: an input is invalid, such as a file or a config key.
     """
     log = RunLog()
     register_all(cfg.DATASETS.CUSTOM)
@@ -59,7 +59,7 @@ def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
 
 
 def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
-    """Evaluate ``MODEL.WEIGHTS`` or, to resume, the last checkpoint of ``OUTPUT_DIR``."""
+    """Evaluate ``MODEL.WEIGHTS`` or, with ``resume``, the last checkpoint of ``OUTPUT_DIR``."""
     test_sets = load_test_sets(cfg)
     if not test_sets:
         raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
@@ -68,7 +68,7 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
     if cfg.MODEL.WEIGHTS:
         model = load_model(cfg, cfg.MODEL.WEIGHTS)
     else:
-        logger.warning("MODEL.WEIGHTS is empty: random weights are evaluated")
+        logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
         model = build_model(cfg).eval()
     broadcast_weights(model)
     log.open_folder(cfg)

@@ -1,4 +1,4 @@
-"""Starting the processes of a job, and one line on stderr when something outside is wrong."""
+"""Launching the processes of a job, and reporting user errors as one line on stderr."""
 
 import argparse
 import logging
@@ -18,22 +18,22 @@ from torch import distributed, multiprocessing
 
 from ita.errors import UserError
 
-# Adds to the job's count of processes that failed for a reason already told, and returns it.
+# Adds to the job's count of processes with a reported error, and returns the count.
 CountFailures = Callable[[int], int]
 Main = Callable[[CfgNode, argparse.Namespace], None]
-# What a process exits with whose error has been told.
-TOLD = 1
+# Exit code once the error is reported.
+REPORTED = 1
 
 
 def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
     """Run ``main(cfg, args)`` in every process of the job.
 
-    Under ``torchrun`` this process is one of them, and its environment says which. Otherwise
-    Detectron2's launcher starts ``args.num_gpus`` on each of ``args.num_machines``; a single one
-    is this process.
+    Under ``torchrun``, this process is one of them, identified by its environment. Otherwise
+    Detectron2's launcher starts ``args.num_gpus`` processes on each of ``args.num_machines``
+    machines; a single process runs in place.
 
     Raises:
-        UserError: more processes than GPUs, or an address that is taken.
+        UserError: there are more processes than GPUs, or the address is in use.
     """
     if _under_torchrun():
         _run_as_torchrun_worker(main, cfg, args)
@@ -47,10 +47,10 @@ def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
 def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[None]:
     """Turn a ``UserError`` into one line on stderr, from one process of the job, and exit code 1.
 
-    What then fails in the other processes, because their peer is gone, is not reported.
+    Later failures of other processes, caused by the loss of their peer, are not reported.
 
     Args:
-        count_failures: adds to the job's count; by default found from the environment.
+        count_failures: adds to the job's count; derived from the environment by default.
     """
     count_failures = count_failures or _failure_counter()
     try:
@@ -58,10 +58,10 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
     except UserError as error:
         if count_failures(1) == 1:
             sys.stderr.write(f"error: {_message(error)}\n")
-        raise SystemExit(TOLD) from error
+        raise SystemExit(REPORTED) from error
     except Exception as error:
         if count_failures(0):
-            raise SystemExit(TOLD) from error
+            raise SystemExit(REPORTED) from error
         raise
 
 
@@ -71,7 +71,7 @@ def _under_torchrun() -> bool:
 
 def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
     local_rank, local_size = (int(os.environ[k]) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    on_gpu = _wants_gpu(cfg) and torch.cuda.is_available()
+    on_gpu = _uses_gpu(cfg) and torch.cuda.is_available()
     if on_gpu:
         _require_gpus(local_size, "torchrun --nproc-per-node")
         torch.cuda.set_device(local_rank)
@@ -82,14 +82,14 @@ def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) 
 
 
 def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
-    if _wants_gpu(cfg):
+    if _uses_gpu(cfg):
         _require_gpus(args.num_gpus, "--num-gpus")
     elif torch.cuda.is_available():
         raise UserError(
             f"--num-gpus {args.num_gpus} with MODEL.DEVICE {cfg.MODEL.DEVICE}: on a machine with "
             f"GPUs, start CPU processes with torchrun --nproc-per-node {args.num_gpus}"
         )
-    # It would say on stderr that it ends the workers which are left when one has failed.
+    # Suppress its messages on stderr about terminating the remaining workers after a failure.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     failures = multiprocessing.get_context("spawn").Value("i", 0)
     try:
@@ -102,14 +102,14 @@ def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
             args=(main, cfg, args, failures),
         )
     except multiprocessing.ProcessExitedException as error:
-        if error.exit_code == TOLD and failures.value:
-            raise SystemExit(TOLD) from error
+        if error.exit_code == REPORTED and failures.value:
+            raise SystemExit(REPORTED) from error
         hint = "; is the machine out of memory?" if error.signal_name == "SIGKILL" else ""
         raise UserError(f"a worker died: {error}{hint}") from error
     except multiprocessing.ProcessRaisedException as error:
         if "EADDRINUSE" in str(error):
             raise UserError(
-                f"--dist-url {args.dist_url} is taken by another job, or by what is left of one; "
+                f"--dist-url {args.dist_url} is in use by another job or its leftover processes; "
                 "pass --dist-url auto"
             ) from error
         raise
@@ -129,12 +129,12 @@ def _run_as_spawned_worker(
 
 
 def _leave() -> None:
-    # The process of rank 0 serves the others' rendezvous, so nobody leaves before all are done.
+    # Rank 0 hosts the rendezvous store, so no process may leave before all are done.
     comm.synchronize()
     distributed.destroy_process_group()
 
 
-def _wants_gpu(cfg: CfgNode) -> bool:
+def _uses_gpu(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda")
 
 
@@ -142,13 +142,13 @@ def _require_gpus(count: int, option: str) -> None:
     visible = torch.cuda.device_count()
     if count > visible:
         raise UserError(
-            f"{option} {count}, but this machine shows {visible} GPUs; ask for at most that many, "
-            f"or run {count} processes on the CPU with MODEL.DEVICE cpu"
+            f"{option} {count}, but this machine has {visible} visible GPUs; request at most that "
+            f"many, or run {count} processes on the CPU with MODEL.DEVICE cpu"
         )
 
 
 def _failure_counter() -> CountFailures:
-    """Count failures where all processes of a torchrun job see it: in the store of its agent."""
+    """Return a failure counter shared by a torchrun job, kept in the store of its agent."""
     if not _under_torchrun():
         return lambda more: more
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -162,13 +162,13 @@ def _failure_counter() -> CountFailures:
                 timeout=timedelta(seconds=10),
             )
             return store.add(f"ita/failures/{attempt}", more)
-        except (RuntimeError, ValueError):  # no such store: this process speaks for itself
+        except (RuntimeError, ValueError):  # no reachable store: count this process only
             return more
 
     return count_failures
 
 
 def _message(error: UserError) -> str:
-    """The error's own line; a data loader's worker wraps it into a traceback that ends in it."""
+    """Message of the error, without the traceback that a data loader worker puts before it."""
     last_line = str(error).strip().rpartition("\n")[2]
     return last_line.removeprefix(f"{UserError.__module__}.{UserError.__qualname__}: ")

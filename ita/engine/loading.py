@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 def load_model(cfg: CfgNode, path: str) -> ITA:
     """Build the model of a config and load a checkpoint, for inference.
 
-    The training class list, which decides which classes are seen, is that of
-    ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else that of the training set.
+    The training class list, which determines the seen classes, is
+    ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else the training set's.
 
     Args:
         cfg: a complete config.
@@ -25,7 +25,7 @@ def load_model(cfg: CfgNode, path: str) -> ITA:
         The model in evaluation mode on ``MODEL.DEVICE``.
 
     Raises:
-        UserError: a checkpoint or CLIP file that is missing, damaged or does not fit.
+        UserError: a checkpoint or CLIP file is missing, is damaged or does not fit.
     """
     logger.info("Loading %s", path)
     checkpoint = read_checkpoint(local_path(path))
@@ -36,8 +36,8 @@ def load_model(cfg: CfgNode, path: str) -> ITA:
         class_list = trained
     if trained is not None and trained.classes != class_list.classes:
         logger.warning(
-            "%s was trained on class list %s, but DATASETS.TRAIN_VOCABULARY, %s, decides which "
-            "classes are seen",
+            "%s was trained with class list %s, but the seen classes are those of "
+            "DATASETS.TRAIN_VOCABULARY, %s",
             path,
             trained.name,
             class_list.name,

@@ -1,4 +1,4 @@
-"""AdamW and its learning-rate schedule, with the parameter groups of the recipe."""
+"""AdamW and its learning-rate schedule, with the parameter groups of the training recipe."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from ita.errors import UserError
 
-# LayerNorm over the channels of [B, C, H, W] is a class of its own in Detectron2.
+# Detectron2 has a separate class for LayerNorm over the channels of [B, C, H, W].
 NORM_LAYERS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase,  # every batch and instance norm
     nn.GroupNorm,
@@ -29,16 +29,17 @@ def parameter_groups(
     weight_decay_embed: float,
     projection_lr_multiplier: float,
 ) -> list[dict[str, Any]]:
-    """Sort what is trained into as few optimizer groups as its hyper-parameters allow.
+    """Sort the trainable parameters into as few optimizer groups as possible.
 
-    Norm layers take ``weight_decay_norm`` (``None``: like the rest) and ``nn.Embedding`` weights
-    ``weight_decay_embed``; biases, scales and level embeddings, which are plain parameters, decay
-    like matrices. The map from text features to queries, ``model.dominant.projection``, does not
-    decay and trains at ``projection_lr_multiplier`` times the learning rate.
+    Norm layers use ``weight_decay_norm`` (None selects ``weight_decay``) and ``nn.Embedding``
+    weights ``weight_decay_embed``; biases, scales and level embeddings, which are plain parameters,
+    use ``weight_decay``, like matrices. The projection of text features to queries,
+    ``model.dominant.projection``, has no weight decay and ``projection_lr_multiplier`` times the
+    learning rate.
 
     Returns:
-        Groups with ``params``, ``lr`` and ``weight_decay``: every parameter that requires a
-        gradient is in exactly one of them.
+        Groups with ``params``, ``lr`` and ``weight_decay``. Every parameter that requires a
+        gradient is in exactly one group.
     """
     dominant = getattr(model, "dominant", None)
     projection = getattr(dominant, "projection", None)
@@ -65,7 +66,7 @@ def parameter_groups(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW over what of ``model`` is trained, by the config's ``SOLVER`` keys."""
+    """Build AdamW over the trainable parameters of ``model`` from the config's ``SOLVER`` keys."""
     groups = parameter_groups(
         model,
         base_lr=cfg.SOLVER.BASE_LR,
@@ -81,16 +82,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.AdamW:
 def build_lr_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Detectron2's schedule of that name over ``SOLVER.MAX_ITER`` iterations.
+    """Build Detectron2's ``SOLVER.LR_SCHEDULER_NAME`` over ``SOLVER.MAX_ITER`` iterations.
 
     Raises:
-        UserError: an unknown schedule, or steps that do not rise.
+        UserError: the schedule is unknown, or its steps are not increasing.
     """
     try:
         return build_detectron2_lr_scheduler(cfg, optimizer)
     except (ValueError, AssertionError, ZeroDivisionError) as error:
         raise UserError(
             f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME} with SOLVER.STEPS "
-            f"{tuple(cfg.SOLVER.STEPS)} and SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} makes no "
-            f"schedule: {' '.join(str(error).split())}"
+            f"{tuple(cfg.SOLVER.STEPS)} and SOLVER.MAX_ITER {cfg.SOLVER.MAX_ITER} is not "
+            f"a valid schedule: {' '.join(str(error).split())}"
         ) from error

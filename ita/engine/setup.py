@@ -1,4 +1,4 @@
-"""What surrounds a run: its log, its device, its seed, and the folder it writes into."""
+"""Setup of a run: log, device, seed and output folder."""
 
 import argparse
 import logging
@@ -21,11 +21,11 @@ LOGGERS = ("detectron2", "fvcore", "ita")
 
 
 class RunLog:
-    """The log of a run, on the terminal at first and in the run's folder once that is opened.
+    """Log of a run, on the terminal at first, and also in the run's folder once that is opened.
 
-    Detectron2's ``default_setup`` writes the folder before anything is known to work. Here the
-    folder is opened when data, model and checkpoint are there, so that a mistake leaves none
-    behind; the lines logged until then go into ``log.txt`` all the same.
+    Detectron2's ``default_setup`` writes to the folder before any input is checked. Here the folder
+    is opened after data, model and checkpoint are loaded, so that a user error leaves no folder
+    behind; the lines logged before are still written to ``log.txt``.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,10 @@ class RunLog:
             setup_logger(distributed_rank=comm.get_rank(), name=name).addHandler(self._early)
 
     def open_folder(self, cfg: CfgNode) -> None:
-        """Make ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; every process calls it.
+        """Create ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; called in every process.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the folder cannot be written.
         """
         if comm.is_main_process():
             write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
@@ -45,10 +45,10 @@ class RunLog:
         for name in LOGGERS:
             log = logging.getLogger(name)
             log.removeHandler(self._early)
-            terminal = len(log.handlers)
+            num_handlers = len(log.handlers)
             setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name, configure_stdout=False)
-            # All three write to the same file, so one handler takes what is left to tell.
-            for handler in log.handlers[terminal:]:
+            # All three write to the same file, so one handler writes the buffered lines.
+            for handler in log.handlers[num_handlers:]:
                 for record in self._early.buffer:
                     handler.handle(record)
                 self._early.buffer.clear()
@@ -56,14 +56,14 @@ class RunLog:
 
 
 def choose_device(cfg: CfgNode) -> None:
-    """Fall back to the CPU, in place, where the config wants a GPU and there is none."""
+    """Fall back to the CPU, in place, if the config requests a GPU and none is visible."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("no GPU is visible: MODEL.DEVICE %s becomes cpu", cfg.MODEL.DEVICE)
+        logger.warning("no GPU is visible: using cpu instead of MODEL.DEVICE %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
 
 
 def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Log what runs where."""
+    """Log processes, device, versions and command line."""
     device = "CPU"
     if cfg.MODEL.DEVICE.startswith("cuda"):
         device = torch.cuda.get_device_name()
@@ -80,10 +80,10 @@ def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def seed_process(cfg: CfgNode, offset: int = 0) -> None:
-    """Seed all random numbers of this process from ``SEED``, each rank differently.
+    """Seed all random number generators of this process from ``SEED``, differently per rank.
 
     Args:
-        cfg: with ``SEED``; a negative one gives other numbers on every run.
-        offset: sets runs of the same seed apart, such as a resumed one from its first part.
+        cfg: config with ``SEED``; a negative seed draws different numbers in every run.
+        offset: distinguishes runs with the same seed, such as a resumed run from its first part.
     """
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank() + offset)

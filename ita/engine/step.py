@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ita.errors import UserError
 
-# The scale halves with each overflow, so this many in a row bring it from 65536 to nothing.
+# Each overflow halves the loss scale: this many in a row reduce it from 65536 to almost zero.
 MAX_OVERFLOWS_IN_A_ROW = 50
 
 
 def matmul_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype:
-    """The type of matrix products that ``SOLVER.AMP.ENABLED`` and ``SOLVER.AMP.DTYPE`` ask for."""
+    """Return the dtype of matrix products for ``SOLVER.AMP.ENABLED`` and ``SOLVER.AMP.DTYPE``."""
     if not enabled:
         return torch.float32
     if name == "auto":
@@ -27,14 +27,14 @@ def matmul_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What an optimizer step was like.
+    """Measurements of an optimizer step.
 
     Attributes:
         losses: each loss, averaged over micro-batches and processes.
         data_time: seconds that the slowest process waited for its images.
-        grad_norm: norm of all gradients before clipping; not finite where the step was skipped.
-        grad_scale: the loss scale of float16, 1 in other types.
-        skipped: the step was left out because gradients overflowed in float16.
+        grad_norm: norm of all gradients before clipping; not finite if the step was skipped.
+        grad_scale: loss scale of float16, 1 for other dtypes.
+        skipped: whether the step was skipped because gradients overflowed in float16.
     """
 
     losses: dict[str, float]
@@ -47,8 +47,8 @@ class StepReport:
 class OptimizerStep:
     """Runs optimizer steps of a model that returns a dict of losses.
 
-    A step that overflows in float16 leaves weights and optimizer as they are and halves the loss
-    scale; it counts as an iteration all the same, for the schedule too.
+    A step that overflows in float16 leaves weights and optimizer unchanged and halves the loss
+    scale; it still counts as an iteration, also for the schedule.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class OptimizerStep:
         max_norm: float,
         norm_type: float,
     ) -> None:
-        """Prepare steps.
+        """Set up the loss scale and the gradient clipping.
 
         Args:
-            model: called with a list of records; data-parallel if wrapped so.
-            optimizer: over the model's trained parameters.
-            device: where the model is.
-            dtype: type of matrix products: float32, bfloat16, or float16 with a loss scale.
-            max_norm: all gradients together are scaled down to at most this norm.
+            model: called with a list of records; may be wrapped in DistributedDataParallel.
+            optimizer: optimizer of the model's trainable parameters.
+            device: device of the model.
+            dtype: dtype of matrix products: float32, bfloat16, or float16 with a loss scale.
+            max_norm: maximum norm of all gradients together, which are scaled down to it.
             norm_type: order of that norm.
         """
         self.model = model
@@ -88,13 +88,13 @@ class OptimizerStep:
         """Accumulate the gradients of the micro-batches and update the weights.
 
         Args:
-            batches: this process's micro-batches of the step.
-            data_time: seconds it took to get them, for the report.
-            iteration: number of the step, for errors.
+            batches: micro-batches of this process for the step.
+            data_time: seconds spent waiting for them, for the report.
+            iteration: iteration number, for error messages.
 
         Raises:
             UserError: a loss or, without a loss scale, a gradient is not finite; or the loss scale
-                shrank to nothing.
+                has dropped to almost zero.
         """
         batches = list(batches)
         self.optimizer.zero_grad()
@@ -103,7 +103,7 @@ class OptimizerStep:
             losses = self._backward(batch, len(batches), synchronize=number == len(batches))
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss
-        # Unscaling comes first: the norm that is clipped is that of the gradients themselves.
+        # Unscale first, so that clipping sees the norm of the gradients themselves.
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm, self._norm_type)
         means = {name: loss / len(batches) for name, loss in sums.items()}
@@ -114,7 +114,7 @@ class OptimizerStep:
         return report
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer, loss scale and the count of skipped steps."""
+        """State of optimizer and loss scale, and the number of skipped steps."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.scaler.state_dict(),
@@ -122,7 +122,7 @@ class OptimizerStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the state of another run, whose loss scale is left where it had none."""
+        """Load the state of another run; the loss scale is kept if that run had none."""
         self.optimizer.load_state_dict(state["optimizer"])
         if state["grad_scaler"]:
             self.scaler.load_state_dict(state["grad_scaler"])
@@ -131,10 +131,10 @@ class OptimizerStep:
     def _backward(
         self, batch: list[dict[str, Any]], count: int, *, synchronize: bool
     ) -> dict[str, Tensor]:
-        waiting: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        sync_context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if isinstance(self.model, DistributedDataParallel) and not synchronize:
-            waiting = self.model.no_sync()
-        with waiting:
+            sync_context = self.model.no_sync()
+        with sync_context:
             with torch.autocast(
                 self._device.type, self._dtype, enabled=self._dtype != torch.float32
             ):
@@ -143,7 +143,7 @@ class OptimizerStep:
         return {name: loss.detach().float() for name, loss in losses.items()}
 
     def _report(self, losses: dict[str, Tensor], norm: Tensor, data_time: float) -> StepReport:
-        """Gather numbers from all processes in one go and wait for the device just once."""
+        """Gather the values of all processes in one call, waiting for the device only once."""
         losses = dict(sorted(losses.items()))
         values = [*losses.values(), norm.float()]
         row = torch.stack([value.reshape(()) for value in values])
@@ -181,6 +181,6 @@ class OptimizerStep:
         self._overflows_in_a_row = 0
         if not math.isfinite(report.grad_norm):
             raise UserError(
-                f"training diverged at iteration {iteration}: the norm of the gradients is "
+                f"training diverged at iteration {iteration}: the gradient norm is "
                 f"{report.grad_norm}"
             )

@@ -1,4 +1,4 @@
-"""Training: Detectron2's loop and hooks around our own optimizer step."""
+"""Training: Detectron2's loop and hooks around a custom optimizer step."""
 
 import inspect
 import logging
@@ -33,7 +33,7 @@ from ita.reports.tables import scalars
 
 logger = logging.getLogger(__name__)
 
-# Whether buffers are sent around in every step; newer versions of PyTorch have renamed the option.
+# Option that synchronizes buffers in every step, renamed in newer versions of PyTorch.
 _SYNC_BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -42,15 +42,15 @@ _SYNC_BUFFERS = next(
 
 
 class Trainer(TrainerBase):
-    """Trains the config's model on its training sets, by Detectron2's hooks.
+    """Trains the config's model on its training sets, with Detectron2's hooks.
 
-    Detectron2's own ``DefaultTrainer`` cannot be the base: its mixed precision insists on CUDA and
-    its data parallelism on device ids.
+    Detectron2's ``DefaultTrainer`` cannot be the base class: its mixed precision requires CUDA and
+    its data parallelism device ids.
 
     Attributes:
-        cfg: the config, scaled to the number of processes if REFERENCE_WORLD_SIZE asks for it.
-        model: the model itself; its data-parallel wrapper is only inside the step.
-        results: of the last evaluation.
+        cfg: the config, scaled to the number of processes if REFERENCE_WORLD_SIZE is set.
+        model: the model without its data-parallel wrapper, which only the step uses.
+        results: results of the last evaluation.
     """
 
     iter: int
@@ -60,8 +60,8 @@ class Trainer(TrainerBase):
         """Build model, optimizer and hooks; nothing is written yet.
 
         Raises:
-            UserError: a batch size that processes and accumulation cannot share, or whatever is
-                wrong with data sets and CLIP weights.
+            UserError: the batch size is not divisible by processes and accumulation steps, or data
+                sets or CLIP weights are missing or invalid.
         """
         super().__init__()
         self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
@@ -75,30 +75,30 @@ class Trainer(TrainerBase):
         self.step = _build_step(cfg, self.model, self.optimizer)
         self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.data_loader: RecordLoader | None = None
-        # Made when CLIP's weights are final.
+        # Created once CLIP's weights are final.
         self._text: TextEncoder | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self.register_hooks(self._build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on from ``OUTPUT_DIR``'s last checkpoint, or else start from ``MODEL.WEIGHTS``.
+        """Resume from ``OUTPUT_DIR``'s last checkpoint, or else start from ``MODEL.WEIGHTS``.
 
         Raises:
-            UserError: what is to be loaded does not exist, is damaged or does not fit.
+            UserError: the checkpoint does not exist, is damaged or does not fit.
         """
         resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resumed:
-            # A checkpoint holds the iteration that had just been finished.
+            # A checkpoint stores the last finished iteration.
             self.start_iter = self.iter + 1
             logger.info("Resuming at iteration %d of %d", self.start_iter, self.max_iter)
         self.data_loader = self._build_data_loader()
 
     def train(self) -> dict[str, dict[str, Any]]:
-        """Train up to ``MAX_ITER`` and evaluate; a run that is finished already only evaluates.
+        """Train up to ``MAX_ITER`` and evaluate; a finished run is only evaluated.
 
         Returns:
-            The last evaluation's results (see ``evaluate``), empty except on rank 0.
+            Results of the last evaluation (see ``evaluate``), empty except on rank 0.
 
         Raises:
             UserError: training diverged, or an image cannot be used.
@@ -111,7 +111,8 @@ class Trainer(TrainerBase):
             )
             self._evaluate()
             return self.results
-        # Again, so that models of one seed see the same images, however many numbers they drew.
+        # Seed again, so that models with the same seed see the same images, no matter how many
+        # random numbers their initialization used.
         seed_process(self.cfg, offset=self.start_iter)
         self._text = TextEncoder(self.model.backbone)
         self.model.prepare_training(self._text)
@@ -124,12 +125,12 @@ class Trainer(TrainerBase):
                 self._run()
             except BaseException:
                 if writer:
-                    writer.after_train()  # the last measurements before it went wrong
+                    writer.after_train()  # write the last measurements before the error
                 raise
         return self.results
 
     def run_step(self) -> None:
-        """Fetch the step's micro-batches, update the weights and record how it went."""
+        """Fetch the micro-batches of a step, update the weights and record the measurements."""
         start = time.perf_counter()
         batches = [next(self._batches) for _ in range(self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS)]
         report = self.step(batches, data_time=time.perf_counter() - start, iteration=self.iter)
@@ -146,16 +147,16 @@ class Trainer(TrainerBase):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, schedule (in its hook), optimizer and loss scale."""
+        """State of iteration, schedule (in its hook), optimizer and loss scale."""
         return {**super().state_dict(), "step": self.step.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over the state of another run."""
+        """Load the state of another run."""
         super().load_state_dict(state_dict)
         self.step.load_state_dict(state_dict["step"])
 
     def _build_data_loader(self) -> RecordLoader:
-        """An endless stream of this process's micro-batches; a resumed run shuffles anew."""
+        """Build an endless loader of this process's micro-batches; a resumed run reshuffles."""
         solver = self.cfg.SOLVER
         return build_train_loader(
             self.cfg.DATASETS.TRAIN,
@@ -172,7 +173,7 @@ class Trainer(TrainerBase):
         return iter(self.data_loader)
 
     def _run(self) -> None:
-        """Detectron2's loop, which would log a traceback of every error and evaluate after it."""
+        """Run Detectron2's loop, but without a traceback and an evaluation after an error."""
         self.before_train()
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
@@ -184,7 +185,7 @@ class Trainer(TrainerBase):
 
     def _build_hooks(self) -> list[HookBase | None]:
         cfg, main = self.cfg, comm.is_main_process()
-        # Without a period, checkpoint and evaluation come at the end only.
+        # Without a period, checkpoint and evaluate only at the end.
         checkpoint_period = (
             cfg.SOLVER.CHECKPOINT_PERIOD if cfg.SOLVER.CHECKPOINT_PERIOD > 0 else sys.maxsize
         )
@@ -198,7 +199,7 @@ class Trainer(TrainerBase):
         ]
 
     def _build_writer(self) -> hooks.PeriodicWriter | None:
-        """The last hook, so that it writes what the others found."""
+        """Build the hook that writes the scalars; it must be last to see all of them."""
         if not comm.is_main_process():
             return None
         folder = Path(self.cfg.OUTPUT_DIR)
@@ -211,7 +212,7 @@ class Trainer(TrainerBase):
         return hooks.PeriodicWriter(writers, period=WINDOW)
 
     def _evaluate(self) -> dict[str, float]:
-        """Evaluate on all test sets: the numbers for the event storage."""
+        """Evaluate on all test sets and return the scalars for the event storage."""
         iteration = min(self.iter + 1, self.max_iter)
         self.results = evaluate(
             self.cfg, self.model, self.test_sets, text=self._text, run={"iteration": iteration}
@@ -224,10 +225,11 @@ class Trainer(TrainerBase):
 
 
 def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:
-    """Scale batch, learning rate and schedule by Detectron2's REFERENCE_WORLD_SIZE rule.
+    """Scale batch size, learning rate and schedule by Detectron2's REFERENCE_WORLD_SIZE rule.
 
     Raises:
-        UserError: a batch that ``world_size`` processes and the accumulation steps cannot share.
+        UserError: the batch size is not divisible by REFERENCE_WORLD_SIZE, or not by
+            ``world_size`` times the accumulation steps.
     """
     reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
     if reference and batch % reference:
@@ -239,18 +241,18 @@ def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:
     batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
     if batch % (world_size * steps):
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH ({batch}) is the whole job's batch: it must be a multiple of "
-            f"{world_size} processes × {steps} SOLVER.GRADIENT_ACCUMULATION_STEPS"
+            f"SOLVER.IMS_PER_BATCH ({batch}) is the batch size of the whole job: it must be a "
+            f"multiple of {world_size} processes × {steps} SOLVER.GRADIENT_ACCUMULATION_STEPS"
         )
     return cfg
 
 
 def _load_test_sets(cfg: CfgNode) -> list[TestSet]:
-    """Load them before training, which would otherwise learn of a missing one hours later."""
+    """Load the test sets before training, so that a missing one is an error at once."""
     try:
         return load_test_sets(cfg)
     except UserError as error:
-        raise UserError(f'{error} (to train without evaluating: DATASETS.TEST "()")') from error
+        raise UserError(f'{error} (to train without evaluation, set DATASETS.TEST "()")') from error
 
 
 def _build_mapper(cfg: CfgNode) -> TrainingMapper:
@@ -269,7 +271,7 @@ def _build_step(
 ) -> OptimizerStep:
     device, clip = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.CLIP_GRADIENTS
     if comm.get_world_size() > 1:
-        # Parameters are broadcast here once; the frozen ones then cost nothing in a step.
+        # Parameters are broadcast once, here; frozen ones then add no cost to a step.
         options: dict[str, Any] = {_SYNC_BUFFERS: False}
         model = DistributedDataParallel(model, **options)
     return OptimizerStep(

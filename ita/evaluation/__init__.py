@@ -1,1 +1,1 @@
-"""Metrics: label maps and segments in, numbers out."""
+"""Metrics of label maps and segments."""

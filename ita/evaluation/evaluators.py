@@ -1,4 +1,4 @@
-"""The evaluators of one data set."""
+"""Evaluators of a data set."""
 
 import logging
 from pathlib import Path
@@ -27,23 +27,23 @@ def build_evaluator(
     instance: bool,
     dominant: bool,
 ) -> DatasetEvaluators:
-    """Make the evaluator of a registered data set for the tasks asked for that it has a truth for.
+    """Build the evaluator of a registered data set for the requested tasks with ground truth.
 
-    Its ``evaluate()`` gives, on rank 0, {"info": {class_list, classes, images}, "sem_seg": …,
-    "panoptic_seg": …, "segm": …, "dominant": …} with what was evaluated, and {} on other ranks.
+    Its ``evaluate()`` returns, on rank 0, {"info": {class_list, classes, images}, "sem_seg": …,
+    "panoptic_seg": …, "segm": …, "dominant": …} with the evaluated tasks, and {} on other ranks.
 
     Args:
         dataset_name: registered name.
-        class_list: the vocabulary in use, one class per class of the data set.
-        train_class_list: the training vocabulary, which says what classes are seen.
+        class_list: class list in use, one class per class of the data set.
+        train_class_list: training class list, which determines the seen classes.
         semantic: evaluate mIoU; always possible.
-        panoptic: evaluate PQ; needs ``panoptic_json`` in the metadata.
-        instance: evaluate AP; needs ``json_file`` in the metadata.
-        dominant: evaluate the hit rate of the dominant categories and what their queries segment;
-            the model has such.
+        panoptic: evaluate PQ; requires ``panoptic_json`` in the metadata.
+        instance: evaluate AP; requires ``json_file`` in the metadata.
+        dominant: evaluate the hit rate of the dominant categories and the segments of their
+            queries; requires a model with dominant categories.
 
     Raises:
-        UserError: the class list does not have as many classes as the data set.
+        UserError: class list and data set differ in the number of classes.
     """
     metadata = MetadataCatalog.get(dataset_name)
     if len(class_list) != len(metadata.stuff_classes):
@@ -55,9 +55,9 @@ def build_evaluator(
     evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list)]
     if semantic:
         evaluators.append(SemanticEvaluator(metadata, class_list, seen))
-    if panoptic and _has_truth(metadata, "panoptic_json", "panoptic quality"):
+    if panoptic and _has_ground_truth(metadata, "panoptic_json", "panoptic quality"):
         evaluators.append(PanopticEvaluator(metadata, seen))
-    if instance and _has_truth(metadata, "json_file", "instance AP"):
+    if instance and _has_ground_truth(metadata, "json_file", "instance AP"):
         evaluators.append(InstanceEvaluator(metadata))
     if dominant:
         evaluators.append(DominantEvaluator(metadata, class_list, seen))
@@ -65,18 +65,18 @@ def build_evaluator(
 
 
 class InfoEvaluator(DatasetEvaluator):
-    """What the numbers were computed over: the class list and how many images."""
+    """Class list and number of images that the metrics are computed over."""
 
     def __init__(self, class_list: ClassList) -> None:
         self._class_list = class_list
         self._images = 0
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Reset the count."""
         self._images = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count images."""
+        """Count the images."""
         self._images += len(inputs)
 
     def evaluate(self) -> dict[str, dict] | None:
@@ -93,7 +93,7 @@ class InfoEvaluator(DatasetEvaluator):
         }
 
 
-def _has_truth(metadata: Metadata, key: str, task: str) -> bool:
+def _has_ground_truth(metadata: Metadata, key: str, task: str) -> bool:
     path = metadata.get(key)
     if path and Path(path).is_file():
         return True

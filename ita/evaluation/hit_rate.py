@@ -1,4 +1,4 @@
-"""Dominant category unearthing: how many of an image's classes it finds, and what comes of them."""
+"""Hit rate of dominant category unearthing, and the segments of its text queries."""
 
 import numpy as np
 from detectron2.data import Metadata
@@ -11,15 +11,15 @@ from ita.evaluation.semantic import load_checked_label
 
 
 class DominantEvaluator(DatasetEvaluator):
-    """Of the classes that an image's semantic label shows, the share among its dominant categories.
+    """Share of the classes in an image's semantic label that are among its dominant categories.
 
-    With panoptic segmentation also what comes of the text queries, since a decoder may leave all
-    objects to the learned ones.
+    With panoptic segmentation, also the share of segments from text queries, because a decoder may
+    leave all objects to the learned queries.
 
     Args:
-        metadata: of the data set.
-        class_list: the vocabulary in use, C classes.
-        seen: of each class, whether training saw it.
+        metadata: metadata of the data set.
+        class_list: class list in use, C classes.
+        seen: [C], whether each class is seen in training.
     """
 
     def __init__(self, metadata: Metadata, class_list: ClassList, seen: tuple[bool, ...]) -> None:
@@ -29,24 +29,24 @@ class DominantEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
-        # Of each class, the images that show it and those that besides have it dominant.
+        """Reset all counts."""
+        # Per class: images that contain it, and images where it is also dominant.
         self._shown, self._found = np.zeros((2, len(self._class_list)), dtype=np.int64)
         self._num_dominant = 0
-        # Predicted segments: all, those that text queries gave, and of these the ones of the class
-        # that the query was made of.
+        # Predicted segments: all, those of text queries, and those of text queries whose class is
+        # the query's own.
         self._segments = np.zeros(3, dtype=np.int64)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add images.
+        """Add images to the counts.
 
         Args:
             inputs: test records with the annotation fields of their data set.
-            outputs: of the model; ``dominant_classes`` is int64 [K'], -1 for "other", of the text
-                queries, which come before the learned ones.
+            outputs: model outputs; ``dominant_classes`` is int64 [K'], the classes of the text
+                queries, -1 for "other". Text queries precede the learned ones.
 
         Raises:
-            UserError: a label that cannot be read or has an id outside the class list.
+            UserError: a label cannot be read or has an id outside the class list.
         """
         for record, output in zip(inputs, outputs, strict=True):
             label = load_checked_label(record, self._metadata, self._class_list)
@@ -57,31 +57,32 @@ class DominantEvaluator(DatasetEvaluator):
             self._shown += shown
             self._found += shown & np.isin(np.arange(len(shown)), dominant)
             _, segments = output.get("panoptic_seg", (None, ()))
-            of_text = [s for s in segments if s["query"] < len(dominant)]
-            own = [s for s in of_text if s["category_id"] == dominant[s["query"]]]
-            self._segments += [len(segments), len(of_text), len(own)]
+            text_segments = [s for s in segments if s["query"] < len(dominant)]
+            own_class = [s for s in text_segments if s["category_id"] == dominant[s["query"]]]
+            self._segments += [len(segments), len(text_segments), len(own_class)]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Gather all ranks' images.
+        """Sum the counts of all ranks.
 
         Returns:
             {"dominant": {hit_rate, hit_rate_seen, hit_rate_unseen, num_dominant,
-            text_query_segments, text_query_own_class}}: percentages of the classes shown, each
-            counted in every image that shows it; K', the dominant categories of an image; the
-            percentage of segments predicted that text queries gave, and of these those of the
-            query's own class. NaN where there is nothing to count. None on other ranks than 0.
+            text_query_segments, text_query_own_class}}: percentage of ground-truth classes that are
+            dominant, each class counted once per image that contains it; K', the number of dominant
+            categories per image; percentage of predicted segments from text queries, and
+            percentage of these with the query's own class. NaN if there is nothing to count; None
+            on ranks other than 0.
         """
         gathered = comm.gather((self._shown, self._found, self._num_dominant, self._segments))
         if not comm.is_main_process():
             return None
         shown, found, numbers, segments = zip(*gathered, strict=True)
         rates = shares_by_seen("hit_rate", sum(found), sum(shown), self._seen)
-        everything, of_text, own = sum(segments)
+        total, text_segments, own_class = sum(segments)
         return {
             "dominant": {
                 **rates,
                 "num_dominant": max(numbers),
-                "text_query_segments": percentage(of_text, everything),
-                "text_query_own_class": percentage(own, of_text),
+                "text_query_segments": percentage(text_segments, total),
+                "text_query_own_class": percentage(own_class, text_segments),
             }
         }

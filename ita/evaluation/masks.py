@@ -1,4 +1,4 @@
-"""Masks or classes: how good segments are whatever their class, and how often it is right."""
+"""Quality of segments regardless of class, and classification accuracy of matched segments."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,20 +10,20 @@ import numpy as np
 from ita.evaluation.seen import percentage, shares_by_seen
 
 VOID = 0
-# Segment ids are colors, 24 bits.
+# Segment ids are 24-bit colors.
 ID_BITS = 24
 
 
 @dataclass
 class MaskCounts:
-    """Predicted and true segments matched by their masks alone, added up over images.
+    """Counts of predicted and ground-truth segments matched by mask only, summed over images.
 
     Attributes:
-        iou: sum over matched pairs.
-        missed: true segments without a match.
-        false: predicted segments without a match.
-        matched: int64 [C], matched pairs by the class of the true segment.
-        right: int64 [C], those of them whose predicted segment is of the same class.
+        iou: sum of IoUs of the matched pairs.
+        missed: number of ground-truth segments without a match.
+        false: number of predicted segments without a match.
+        matched: int64 [C], number of matched pairs per ground-truth class.
+        right: int64 [C], number of matched pairs with the correct predicted class.
     """
 
     iou: float
@@ -34,7 +34,7 @@ class MaskCounts:
 
     @classmethod
     def none(cls, num_classes: int) -> "MaskCounts":
-        """The counts of no image."""
+        """Return zero counts."""
         return cls(0.0, 0, 0, *np.zeros((2, num_classes), dtype=np.int64))
 
     def __add__(self, other: "MaskCounts") -> "MaskCounts":
@@ -47,16 +47,17 @@ class MaskCounts:
         )
 
     def metrics(self, seen: Sequence[bool], thing: Sequence[bool]) -> dict[str, float]:
-        """Metrics in percent, NaN where there is nothing to count.
+        """Compute the metrics in percent, NaN if there is nothing to count.
 
         Args:
-            seen: [C], whether training saw the class.
-            thing: [C], whether it is a thing.
+            seen: [C], whether each class is seen in training.
+            thing: [C], whether each class is a thing.
 
         Returns:
-            mask_PQ, panoptic quality as if there were one class; class_accuracy, of the matched
-            segments those with the right class, and class_accuracy_th, of those of things (stuff
-            is easier, and every image is full of it); also over seen and over unseen true classes.
+            mask_PQ, the panoptic quality as if there were one class; class_accuracy, the share of
+            matched segments with the correct class; class_accuracy_th, the same for things only
+            (stuff is easier, and every image is full of it). Both accuracies also over seen and
+            over unseen ground-truth classes.
         """
         things = np.asarray(thing, dtype=np.int64)
         segments = self.matched.sum() + (self.missed + self.false) / 2
@@ -74,16 +75,16 @@ def match_masks(
     predicted_segments: Sequence[Mapping[str, Any]],
     num_classes: int,
 ) -> MaskCounts:
-    """Compare the segments of one image by panoptic quality's rules, without a look at classes.
+    """Match the segments of one image by the rules of panoptic quality, but regardless of class.
 
-    A pair with an IoU above 0.5 matches (there is at most one for a segment), pixels without a
-    true segment set aside. Crowds match nothing. A predicted segment that matches nothing is
-    excused if more than half of it lies on void and crowds, here of whatever class.
+    A pair with an IoU above 0.5 matches (at most one per segment), where pixels without a
+    ground-truth segment are ignored. Crowds match nothing. An unmatched predicted segment is not
+    counted if more than half of it is void or crowd, here of any class.
 
     Args:
-        true_ids: int64 [h, w], segment ids, 0 void.
+        true_ids: int64 [h, w], ground-truth segment ids, 0 void.
         true_segments: {id, category_id, iscrowd}, with contiguous class ids.
-        predicted_ids: int64 [h, w], likewise.
+        predicted_ids: int64 [h, w], predicted segment ids, 0 void.
         predicted_segments: {id, category_id}.
         num_classes: C.
     """
@@ -94,10 +95,10 @@ def match_masks(
         true_area[true_id] += area
         predicted_area[predicted_id] += area
     objects = {s["id"]: s["category_id"] for s in true_segments if not s["iscrowd"]}
-    excuses = [VOID, *(s["id"] for s in true_segments if s["iscrowd"])]
+    ignored_ids = [VOID, *(s["id"] for s in true_segments if s["iscrowd"])]
     predicted = {s["id"]: s["category_id"] for s in predicted_segments}
 
-    counts, used = MaskCounts.none(num_classes), set()
+    counts, matched_ids = MaskCounts.none(num_classes), set()
     for (true_id, predicted_id), area in overlaps.items():
         if true_id not in objects or predicted_id not in predicted:
             continue
@@ -107,16 +108,16 @@ def match_masks(
             counts.iou += iou
             counts.matched[objects[true_id]] += 1
             counts.right[objects[true_id]] += objects[true_id] == predicted[predicted_id]
-            used.add(predicted_id)
-    counts.missed = len(objects) - len(used)
-    for predicted_id in predicted.keys() - used:
-        excused = sum(overlaps[excuse, predicted_id] for excuse in excuses)
-        counts.false += excused <= predicted_area[predicted_id] / 2
+            matched_ids.add(predicted_id)
+    counts.missed = len(objects) - len(matched_ids)
+    for predicted_id in predicted.keys() - matched_ids:
+        ignored_area = sum(overlaps[ignored_id, predicted_id] for ignored_id in ignored_ids)
+        counts.false += ignored_area <= predicted_area[predicted_id] / 2
     return counts
 
 
 def _overlaps(true_ids: np.ndarray, predicted_ids: np.ndarray) -> Counter[tuple[int, int]]:
-    """Pixels of each pair of a true and a predicted id that meet."""
+    """Number of common pixels of each pair of a ground-truth id and a predicted id."""
     pairs = (true_ids.astype(np.int64) << ID_BITS) + predicted_ids
     values, areas = np.unique(pairs, return_counts=True)
     keys = zip((values >> ID_BITS).tolist(), (values % (1 << ID_BITS)).tolist(), strict=True)

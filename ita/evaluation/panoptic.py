@@ -1,4 +1,4 @@
-"""Panoptic quality by panopticapi, the benchmark's own code, and what its errors are made of."""
+"""Panoptic quality by panopticapi, the reference implementation, and mask and class quality."""
 
 import io
 import json
@@ -20,22 +20,22 @@ from ita.evaluation.masks import MaskCounts, match_masks
 
 
 class PanopticEvaluator(DatasetEvaluator):
-    """PQ, SQ and RQ over all classes, things and stuff; mask quality and class accuracy apart.
+    """PQ, SQ and RQ over all classes, things and stuff, with separate mask and class quality.
 
-    The definition is that of Detectron2's COCOPanopticEvaluator. That one collects all predictions
-    on one rank and forks a process per core there, names predictions by the image's base name (not
-    unique in nested folders), changes the model's output in place, and divides by zero on a data
-    set without stuff or without things.
+    The definition is that of Detectron2's COCOPanopticEvaluator. COCOPanopticEvaluator itself
+    collects all predictions on one rank and forks a process per core there, names predictions by
+    the image's base name (not unique in nested folders), modifies the model's output in place, and
+    divides by zero on a data set without stuff or without things.
 
     Args:
-        metadata: of the data set.
-        seen: of each class, whether training saw it.
+        metadata: metadata of the data set.
+        seen: [C], whether each class is seen in training.
     """
 
     def __init__(self, metadata: Metadata, seen: tuple[bool, ...]) -> None:
         self._root = Path(metadata.panoptic_root)
         self._json = Path(metadata.panoptic_json)
-        self._categories, self._annotations = _read_truth(self._json)
+        self._categories, self._annotations = _read_annotations(self._json)
         self._category_ids = panoptic_category_ids(metadata)
         self._class_ids = {category: i for i, category in self._category_ids.items()}
         self._seen = seen
@@ -43,71 +43,72 @@ class PanopticEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Reset all counts."""
         self._counts = PQStat()
         self._masks = MaskCounts.none(len(self._seen))
         self._image_ids: list[int] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Match each image's ``panoptic_seg``: an int map [h, w], 0 void, and its segments' infos.
+        """Match each image's ``panoptic_seg``: an int map [h, w], 0 void, and its segment infos.
 
-        An info is {id, category_id (a contiguous class id), ...}.
+        Each info is {id, category_id (a contiguous class id), ...}.
 
         Raises:
-            UserError: the truth is missing, unreadable or of another size.
+            UserError: the ground truth is missing, unreadable or of another size.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            truth = self._annotations.get(record["image_id"])
-            if truth is None:
+            annotation = self._annotations.get(record["image_id"])
+            if annotation is None:
                 raise UserError(f"image {record['image_id']} has no annotation in {self._json}")
             segment_map, segments = output["panoptic_seg"]
             ids = segment_map.cpu().numpy()
-            self._counts += self._quality(truth, ids, segments)
-            self._masks += self._match(truth, ids, segments)
+            self._counts += self._quality(annotation, ids, segments)
+            self._masks += self._match(annotation, ids, segments)
             self._image_ids.append(record["image_id"])
 
-    def _quality(self, truth: dict, ids: np.ndarray, segments: list[dict]) -> PQStat:
-        """Matched, missed and false segments of one image, class by class."""
-        path = self._root / truth["file_name"]
+    def _quality(self, annotation: dict, ids: np.ndarray, segments: list[dict]) -> PQStat:
+        """Count matched, missed and false segments of one image per class."""
+        path = self._root / annotation["file_name"]
         prediction = Image.fromarray(id2rgb(ids))
         _check_size(path, prediction)
         infos = [
             {"id": s["id"], "category_id": self._category_ids[s["category_id"]]} for s in segments
         ]
-        # panopticapi reads predictions from files. It prints its progress, and before it raises an
-        # exception its traceback.
+        # panopticapi reads predictions from files, prints its progress, and prints the traceback
+        # of an exception before raising it.
         with (
             TemporaryDirectory(prefix="panoptic_quality_") as folder,
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
         ):
             prediction.save(Path(folder) / "prediction.png")
-            pair = truth, {"file_name": "prediction.png", "segments_info": infos}
-            # To predict a class that the json lacks is wrong but no error. As the class does not
-            # occur, no mean counts it.
+            pair = annotation, {"file_name": "prediction.png", "segments_info": infos}
+            # Predicting a class that is missing from the json is wrong, but not an error. No mean
+            # includes the class, because it does not occur.
             categories = self._categories.keys() | self._class_ids.keys()
             try:
                 return pq_compute_single_core(0, [pair], self._root, folder, categories)
             except (OSError, KeyError, ValueError, SyntaxError) as error:
-                raise UserError(f"cannot compare with panoptic truth {path}: {error}") from error
+                raise UserError(f"cannot compare with panoptic label {path}: {error}") from error
 
-    def _match(self, truth: dict, ids: np.ndarray, segments: list[dict]) -> MaskCounts:
-        """Matched, missed and false segments of one image, whatever their classes."""
+    def _match(self, annotation: dict, ids: np.ndarray, segments: list[dict]) -> MaskCounts:
+        """Count matched, missed and false segments of one image regardless of class."""
         true_segments = [
-            {**s, "category_id": self._class_ids[s["category_id"]]} for s in truth["segments_info"]
+            {**s, "category_id": self._class_ids[s["category_id"]]}
+            for s in annotation["segments_info"]
         ]
-        true_ids = read_panoptic_ids(str(self._root / truth["file_name"]))
+        true_ids = read_panoptic_ids(str(self._root / annotation["file_name"]))
         return match_masks(true_ids, true_segments, ids, segments, len(self._seen))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Add up all ranks' counts.
+        """Sum the counts of all ranks.
 
         Returns:
-            {"panoptic_seg": PQ, SQ, RQ, PQ_th, …, RQ_st and those of ``MaskCounts.metrics`` in
-            percent}, NaN where there is no segment to count; None on other ranks than 0.
+            {"panoptic_seg": PQ, SQ, RQ, PQ_th, …, RQ_st and ``MaskCounts.metrics`` in percent}, NaN
+            if there is no segment to count; None on ranks other than 0.
 
         Raises:
-            UserError: the panoptic json has images for which there was no prediction.
+            UserError: the panoptic json has images without a prediction.
         """
         gathered = comm.gather((self._counts, self._masks, self._image_ids))
         if not comm.is_main_process():
@@ -120,7 +121,7 @@ class PanopticEvaluator(DatasetEvaluator):
         missing = [i for i in self._annotations if i not in predicted]
         if missing:
             raise UserError(
-                f"{len(missing)} images of {self._json} have no prediction (the first: image "
+                f"{len(missing)} images of {self._json} have no prediction (first: image "
                 f"{missing[0]}); are they among the data set's images?"
             )
         quality = panoptic_metrics(total, self._categories)
@@ -128,10 +129,10 @@ class PanopticEvaluator(DatasetEvaluator):
 
 
 def panoptic_category_ids(metadata: Metadata) -> dict[int, int]:
-    """Contiguous class id → category id in the panoptic json, for things and stuff."""
+    """Map contiguous class ids to category ids of the panoptic json, for things and stuff."""
     category_ids: dict[int, int] = {}
-    # Where both know a class, the instances' json may number it differently: its ids come first
-    # and are replaced.
+    # The instances json may number a class differently: its ids come first, so that those of the
+    # panoptic json replace them.
     for key in ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"):
         category_ids.update({v: k for k, v in metadata.get(key, {}).items()})
     return category_ids
@@ -143,15 +144,15 @@ def panoptic_metrics(counts: PQStat, categories: dict[int, dict]) -> dict[str, f
     for suffix, is_thing in (("", None), ("_th", True), ("_st", False)):
         try:
             average, _ = counts.pq_average(categories, isthing=is_thing)
-        except ZeroDivisionError:  # no such category occurs
+        except ZeroDivisionError:  # no category of this kind occurs
             average = dict.fromkeys(("pq", "sq", "rq"), float("nan"))
         for key in ("pq", "sq", "rq"):
             metrics[key.upper() + suffix] = 100 * float(average[key])
     return metrics
 
 
-def _read_truth(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
-    """Categories by id and annotations by image id, of a COCO panoptic json."""
+def _read_annotations(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Read a COCO panoptic json: categories by id and annotations by image id."""
     try:
         content = json.loads(path.read_text())
         return (
@@ -164,10 +165,10 @@ def _read_truth(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
 
 def _check_size(path: Path, prediction: Image.Image) -> None:
     try:
-        with Image.open(path) as truth:
-            size = truth.size
+        with Image.open(path) as label:
+            size = label.size
     except OSError as error:
-        raise UserError(f"cannot read panoptic truth {path}: {error}") from error
+        raise UserError(f"cannot read panoptic label {path}: {error}") from error
     if size != prediction.size:
         raise UserError(
             f"{path} is {size[0]} × {size[1]} (width × height), but the prediction is "

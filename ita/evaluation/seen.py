@@ -1,6 +1,6 @@
-"""Numbers of seen and of unseen classes, beside those of all.
+"""Metrics over seen and over unseen classes, in addition to all classes.
 
-A class is seen if it shares a synonym with the training vocabulary (``ClassList.seen``).
+A class is seen if it shares a synonym with the training class list (``ClassList.seen``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def split_by_seen(seen: Sequence[bool]) -> Iterator[tuple[str, np.ndarray]]:
-    """Suffix of result keys and bool [C], the classes it stands for: all, seen and unseen ones."""
+    """Yield suffixes of result keys with the selected classes, bool [C]: all, seen, unseen."""
     flags = np.asarray(seen, dtype=bool)
     yield "", np.ones_like(flags)
     yield "_seen", flags
@@ -19,10 +19,10 @@ def split_by_seen(seen: Sequence[bool]) -> Iterator[tuple[str, np.ndarray]]:
 def shares_by_seen(
     key: str, part: np.ndarray, whole: np.ndarray, seen: Sequence[bool]
 ) -> dict[str, float]:
-    """Percentage of ``part`` in ``whole`` (counts, [C] each), added up over the classes of a side.
+    """Percentage of ``part`` in ``whole`` (counts, [C] each), summed over all, seen and unseen.
 
     Returns:
-        ``key``, ``key``_seen and ``key``_unseen; NaN where there is nothing to count.
+        ``key``, ``key``_seen and ``key``_unseen; NaN if there is nothing to count.
     """
     shares = {}
     for suffix, classes in split_by_seen(seen):
@@ -31,10 +31,10 @@ def shares_by_seen(
 
 
 def percentage(part: float, whole: float) -> float:
-    """100 · part / whole; NaN if there is no whole."""
+    """100 · part / whole; NaN if ``whole`` is zero."""
     return 100 * float(part / whole) if whole else float("nan")
 
 
 def harmonic_mean(one: float, other: float) -> float:
-    """2 · one · other / (one + other): high if both are; NaN if one of them is."""
+    """2 · one · other / (one + other): high only if both are; NaN if either is NaN."""
     return 2 * one * other / (one + other) if one + other else 0.0

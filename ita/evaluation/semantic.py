@@ -1,4 +1,4 @@
-"""Semantic segmentation: confusion matrix, mIoU and its relatives."""
+"""Semantic segmentation: confusion matrix, mIoU and related metrics."""
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from ita.modeling.postprocess import label_map
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and the IoU of each class, defined as in Detectron2's evaluator.
 
-    Besides the mIoU of seen and of unseen classes and their harmonic mean. Detectron2's own
-    evaluator reads only 8-bit labels without a shift, fails on numpy 2 with its default loader, and
+    Also the mIoU of seen and of unseen classes and their harmonic mean. Detectron2's evaluator
+    itself reads only 8-bit labels without an offset, fails on numpy 2 with its default loader, and
     also computes boundary IoU and an RLE dump of every class of every image.
 
     Args:
-        metadata: of the data set.
-        class_list: the vocabulary in use, C classes.
-        seen: of each class, whether training saw it.
+        metadata: metadata of the data set.
+        class_list: class list in use, C classes.
+        seen: [C], whether each class is seen in training.
     """
 
     def __init__(self, metadata: Metadata, class_list: ClassList, seen: tuple[bool, ...]) -> None:
@@ -33,8 +33,8 @@ class SemanticEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
-        # Rows: true class, columns: predicted class. Ignored pixels are not in it.
+        """Reset the confusion matrix."""
+        # Rows: ground-truth class, columns: predicted class. Ignored pixels are excluded.
         self._confusion = np.zeros((len(self._class_list),) * 2, dtype=np.int64)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -42,7 +42,7 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: test records with the annotation fields of their data set.
-            outputs: of the model; ``sem_seg`` is [C, h, w] scores at the label's size.
+            outputs: model outputs; ``sem_seg`` is [C, h, w] scores at the label's size.
 
         Raises:
             UserError: prediction and label differ in size, or an id is outside the class list.
@@ -53,7 +53,7 @@ class SemanticEvaluator(DatasetEvaluator):
             self._add(label_name(record), label, prediction)
 
     def _predicted_classes(self, scores: torch.Tensor) -> np.ndarray:
-        """[C, h, w] scores on any device → [h, w] class ids on the CPU."""
+        """Convert scores [C, h, w] on any device to class ids [h, w] on the CPU."""
         if len(scores) != len(self._class_list):
             raise UserError(
                 f"the model scores {len(scores)} classes, but class list {self._class_list.name} "
@@ -65,7 +65,7 @@ class SemanticEvaluator(DatasetEvaluator):
         if label.shape != prediction.shape:
             raise UserError(
                 f"{name}: the label is {_size(label)} but the prediction is {_size(prediction)}; "
-                "check that image and label belong together and the record's height and width"
+                "check that the label belongs to the image, and the record's height and width"
             )
         classes = len(self._class_list)
         valid = label != self._metadata.ignore_label
@@ -74,10 +74,10 @@ class SemanticEvaluator(DatasetEvaluator):
         self._confusion += counts.reshape(classes, classes)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Gather all ranks' images.
+        """Sum the confusion matrices of all ranks.
 
         Returns:
-            {"sem_seg": metrics in percent, see ``semantic_metrics``}; None on other ranks than 0.
+            {"sem_seg": metrics in percent, see ``semantic_metrics``}; None on ranks other than 0.
         """
         matrices = comm.gather(self._confusion)
         if not comm.is_main_process():
@@ -89,12 +89,12 @@ class SemanticEvaluator(DatasetEvaluator):
 def semantic_metrics(
     confusion: np.ndarray, names: tuple[str, ...], seen: tuple[bool, ...]
 ) -> dict[str, float]:
-    """Metrics in percent from a confusion matrix [C true, C predicted] of the valid pixels.
+    """Compute metrics in percent from a confusion matrix [C ground truth, C predicted] of pixels.
 
-    Means run over the classes that occur in the ground truth. Keys: mIoU, mIoU_seen, mIoU_unseen,
-    mIoU_harmonic (the harmonic mean of the two), fwIoU (each class weighted by its share of
-    pixels), mACC, pACC, classes_present (how many classes occur), and ``class_key`` of each class.
-    What no class occurs for is NaN.
+    Only valid pixels are counted. Means are over the classes that occur in the ground truth. Keys:
+    mIoU, mIoU_seen, mIoU_unseen, mIoU_harmonic (harmonic mean of the two), fwIoU (each class
+    weighted by its share of pixels), mACC, pACC, classes_present (number of classes that occur),
+    and ``class_key`` of each class. A metric is NaN if none of its classes occurs.
     """
     confusion = confusion.astype(np.float64)
     correct = confusion.diagonal()
@@ -119,15 +119,15 @@ def semantic_metrics(
 
 
 def class_key(class_id: int, name: str) -> str:
-    """Result key of one class's IoU; it has the id because first names may repeat."""
+    """Result key of a class's IoU, with the id because first names may repeat."""
     return f"IoU-{class_id}:{name}"
 
 
 def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) -> np.ndarray:
-    """The true class of every pixel of a record, int64 [h, w], or the metadata's ignore_label.
+    """Load the ground-truth class of each pixel, int64 [h, w], or the metadata's ignore_label.
 
     Raises:
-        UserError: see ``load_semantic_label``; also an id that is outside the class list.
+        UserError: see ``load_semantic_label``; also if an id is outside the class list.
     """
     label = load_semantic_label(record, metadata)
     outside = (label != metadata.ignore_label) & ((label < 0) | (label >= len(class_list)))
@@ -140,7 +140,7 @@ def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) 
 
 
 def label_name(record: dict) -> str:
-    """The file to name in an error about a record's label."""
+    """Path of the label, to name in error messages about a record."""
     return record.get("sem_seg_file_name") or record.get("pan_seg_file_name", record["file_name"])
 
 

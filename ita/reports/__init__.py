@@ -1,1 +1,1 @@
-"""Tables and pictures of results and label maps; no model is known here."""
+"""Tables and pictures of results and label maps, independent of the model."""

@@ -1,4 +1,4 @@
-"""Label maps as PNG files that image viewers show in the colors of the classes."""
+"""Label maps as PNG files that image viewers display in the colors of the classes."""
 
 import io
 
@@ -11,14 +11,14 @@ PALETTE_SIZE = 256
 
 
 def encode_label_png(labels: np.ndarray, num_classes: int) -> bytes:
-    """Encode a label map as PNG: with a palette up to 256 classes, else 16-bit grayscale.
+    """Encode a label map as PNG: with a palette for up to 256 classes, else 16-bit grayscale.
 
     Args:
         labels: [H, W] class indices below ``num_classes``.
         num_classes: C, at most 65,536.
 
     Returns:
-        The file's content; reading it back as an array gives the class indices.
+        Content of the file; reading it back as an array yields the class indices.
     """
     if num_classes <= PALETTE_SIZE:
         image = Image.fromarray(labels.astype(np.uint8), mode="P")

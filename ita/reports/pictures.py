@@ -1,4 +1,4 @@
-"""Pictures for people: image, prediction and truth side by side over a legend of the classes."""
+"""Pictures of image, prediction and ground truth side by side over a legend of the classes."""
 
 import io
 import math
@@ -19,7 +19,7 @@ from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
 from ita.files import write_atomically
 from ita.modeling.postprocess import label_map
 
-# Longest side of a panel in pixels: smaller images are enlarged by a whole factor, larger reduced.
+# Longest side of a panel in pixels: small images are enlarged by an integer factor, large reduced.
 MIN_PANEL, MAX_PANEL = 360, 800
 MARGIN = 8
 COLOR_STRENGTH = 0.75
@@ -31,11 +31,11 @@ MAX_LEGEND_CLASSES = 60
 
 @dataclass(frozen=True)
 class Panel:
-    """A labelling of the image.
+    """A label map of the image.
 
     Attributes:
-        title: what it is.
-        classes: int64 [h, w] class ids; what is not a class (void, ignored) is negative.
+        title: title over the panel.
+        classes: int64 [h, w] class ids; -1 without a class (void, ignored).
         segments: int [h, w] segment ids whose borders are drawn, or None.
     """
 
@@ -45,11 +45,11 @@ class Panel:
 
 
 class PicturesEvaluator(DatasetEvaluator):
-    """Draws the first images of a data set; as an evaluator it composes with those that measure.
+    """Draws the first images of a data set, as an evaluator that composes with the metrics.
 
-    Which images are drawn does not depend on the number of processes, as Detectron2's inference
-    sampler gives ranks successive blocks of the set. With an event storage open (evaluation
-    during training) the pictures go to TensorBoard, too.
+    The choice of images does not depend on the number of processes, because Detectron2's inference
+    sampler assigns consecutive blocks of the data set to the ranks. With an open event storage
+    (evaluation during training), the pictures are also added to TensorBoard.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class PicturesEvaluator(DatasetEvaluator):
         """Draw ``count`` pictures into ``folder``.
 
         Args:
-            metadata: of the data set.
-            class_list: the vocabulary in use.
-            seen: of each class, whether training saw it.
-            folder: made if needed.
-            count: of pictures.
+            metadata: metadata of the data set.
+            class_list: class list in use, C classes.
+            seen: [C], whether each class is seen in training.
+            folder: output folder, created if needed.
+            count: number of pictures.
         """
         self._metadata = metadata
         self._names = class_list.names
@@ -77,11 +77,11 @@ class PicturesEvaluator(DatasetEvaluator):
         self._pictures: list[tuple[str, np.ndarray]] = []
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Discard all pictures."""
         self._pictures = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Draw the images while this rank has fewer than the count."""
+        """Draw the images until this rank has ``count`` pictures."""
         for record, output in zip(inputs, outputs, strict=True):
             if len(self._pictures) < self._count:
                 picture = draw_picture(record, output, self._metadata, self._names, self._seen)
@@ -99,7 +99,7 @@ class PicturesEvaluator(DatasetEvaluator):
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> None:
-    """Write uint8 [H, W, 3] RGB as PNG, atomically."""
+    """Write an RGB image, uint8 [H, W, 3], as PNG, atomically."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
@@ -112,15 +112,15 @@ def draw_picture(
     class_names: Sequence[str] | None = None,
     seen: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """Image | prediction | truth (if the record has one) over a legend of the classes present.
+    """Draw image | prediction | ground truth (if any) over a legend of the classes present.
 
     Args:
-        record: with ``file_name`` and its annotation fields.
-        prediction: the model's output for it; ``sem_seg`` scores [C, h, w] give the colors, or
-            else ``panoptic_seg``, whose segments are outlined where it is there.
-        metadata: of the data set: ignore_label, stuff_classes, stuff_colors.
-        class_names: names in the legend; the data set's own by default.
-        seen: of each class, whether training saw it; the legend says where it did not.
+        record: record with ``file_name`` and annotation fields.
+        prediction: model output for the record; colors are from the ``sem_seg`` scores [C, h, w] or
+            else from ``panoptic_seg``, whose segments are outlined if it exists.
+        metadata: metadata of the data set: ignore_label, stuff_classes, stuff_colors.
+        class_names: names in the legend; by default those of the data set.
+        seen: [C], whether each class is seen in training; the legend marks unseen ones.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -128,7 +128,7 @@ def draw_picture(
     names = list(class_names or metadata.stuff_classes)
     panels = [_predicted_panel(prediction)]
     if "sem_seg_file_name" in record or "pan_seg_file_name" in record:
-        panels.append(_truth_panel(record, metadata))
+        panels.append(_ground_truth_panel(record, metadata))
     colors = np.array(metadata.stuff_colors, dtype=np.uint8)
     return draw_panels(read_image(record["file_name"]), panels, names, colors, seen)
 
@@ -139,7 +139,7 @@ def draw_segmentation(image: np.ndarray, labels: np.ndarray, names: Sequence[str
     Args:
         image: uint8 [H, W, 3] RGB.
         labels: int64 [H, W] indices into ``names``.
-        names: of all classes.
+        names: names of all classes.
 
     Returns:
         uint8 [H', W', 3] RGB.
@@ -155,14 +155,14 @@ def draw_panels(
     colors: np.ndarray,
     seen: Sequence[bool] | None = None,
 ) -> np.ndarray:
-    """Draw an image and its labellings in a row over a legend of the classes present.
+    """Draw an image and its label maps in a row over a legend of the classes present.
 
     Args:
         pixels: uint8 [H, W, 3] RGB.
-        panels: labellings, all of the same size.
-        names: of the C classes.
-        colors: uint8 [C, 3] RGB of the classes.
-        seen: of each class, whether training saw it; the legend marks those that it did not.
+        panels: label maps, all of the same size.
+        names: names of the C classes.
+        colors: uint8 [C, 3] RGB colors of the classes.
+        seen: [C], whether each class is seen in training; the legend marks unseen ones.
 
     Returns:
         uint8 [H', W', 3] RGB.
@@ -190,13 +190,13 @@ def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
     return Panel("prediction", classes, segments)
 
 
-def _truth_panel(record: Mapping[str, Any], metadata: Metadata) -> Panel:
+def _ground_truth_panel(record: Mapping[str, Any], metadata: Metadata) -> Panel:
     classes = load_semantic_label(record, metadata).astype(np.int64)
     classes[classes == metadata.ignore_label] = -1
     segments = None
     if "pan_seg_file_name" in record:
         segments = read_panoptic_ids(record["pan_seg_file_name"])
-    return Panel("truth", classes, segments)
+    return Panel("ground truth", classes, segments)
 
 
 def _panel_size(width: int, height: int) -> tuple[int, int]:
@@ -206,7 +206,7 @@ def _panel_size(width: int, height: int) -> tuple[int, int]:
 
 
 def _resize_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Take the nearest id for each pixel of an image of ``size`` (width, height)."""
+    """Resize a map of ids to ``size`` (width, height) by nearest neighbor."""
     width, height = size
     rows = (np.arange(height) * 2 + 1) * ids.shape[0] // (2 * height)
     columns = (np.arange(width) * 2 + 1) * ids.shape[1] // (2 * width)
@@ -214,9 +214,9 @@ def _resize_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _paint(image: Image.Image, panel: Panel, colors: np.ndarray) -> np.ndarray:
-    """Lay the panel's colors over the gray image and draw its segments' borders."""
+    """Blend the panel's colors with the gray image and draw the segment borders."""
     classes = _resize_ids(panel.classes, image.size)
-    # Row -1, where void's negative id points.
+    # The last row is the color of void, whose id is -1.
     table = np.concatenate([colors, [VOID_COLOR]]).astype(np.float32)
     gray = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
     painted = COLOR_STRENGTH * table[classes] + (1 - COLOR_STRENGTH) * gray
@@ -243,7 +243,7 @@ def legend_entries(
     colors: np.ndarray,
     seen: Sequence[bool] | None = None,
 ) -> list[LegendEntry]:
-    """Classes present in any panel, the largest first, with a note if a panel lacks them."""
+    """List the classes present in any panel, largest first, noting those absent from a panel."""
     counts = np.stack(
         [np.bincount(p.classes[p.classes >= 0], minlength=len(names)) for p in panels]
     )
@@ -267,7 +267,7 @@ def legend_entries(
 
 
 def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) -> np.ndarray:
-    """Titles, tiles [h, w, 3] in a row, and the legend in columns under them."""
+    """Draw titles, tiles [h, w, 3] in a row, and the legend in columns below them."""
     height, width = tiles[0][1].shape[:2]
     size = max(13, min(18, width // 32))
     font, line = ImageFont.load_default(size=size), round(size * 1.5)

@@ -1,4 +1,4 @@
-"""Tables of checked data sets: what is there, what is wrong, what to do."""
+"""Tables of checked data sets: files, problems and remedies."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ HEADERS = ("data set", "download", "prepared", "images", "annotations", "classes
 
 
 def format_readiness(reports: Sequence[Report]) -> str:
-    """Table with a row per data set."""
+    """Format a table with a row per data set."""
     return tabulate([_cells(report) for report in reports], HEADERS)
 
 
 def format_problems(reports: Sequence[Report]) -> str:
-    """Paragraphs on the problems and notes of each data set that has any."""
+    """Format a paragraph per data set with problems or notes."""
     paragraphs = [lines for report in reports if (lines := _describe(report))]
     return "".join("\n" + "\n".join(lines) + "\n" for lines in paragraphs)
 
@@ -24,9 +24,9 @@ def format_problems(reports: Sequence[Report]) -> str:
 def _cells(report: Report) -> tuple[str, ...]:
     row = report.row
     images = f"{report.num_images:,}" + (f" of {row.num_images:,}" if row.num_images else "")
-    there = report.annotations
-    listed = ", ".join(kind if there[kind] else f"no {kind}" for kind in there)
-    annotations = listed if any(there.values()) else "none"
+    found = report.annotations
+    listed = ", ".join(kind if found[kind] else f"no {kind}" for kind in found)
+    annotations = listed if any(found.values()) else "none"
     seen = f"{len(report.classes)} in {report.num_read:,} read" if report.num_read else ""
     prepared = {True: "yes", False: "no", None: ""}[report.prepared]
     result = "NOT READY" if report.problems else "ready"

@@ -1,4 +1,4 @@
-"""Results as a table for the terminal and as JSON."""
+"""Results as tables for the terminal and as JSON."""
 
 import json
 import math
@@ -30,22 +30,22 @@ COLUMNS = (
     ("AP", "segm", "AP"),
     ("AP50", "segm", "AP50"),
 )
-# Those of the table of seen and unseen classes, whose numbers have keys with these suffixes.
+# Columns of the table of seen and unseen classes, and its rows with their suffixes of metrics.
 SEEN_COLUMNS = (
     ("mIoU", "sem_seg", "mIoU"),
     ("class accuracy", "panoptic_seg", "class_accuracy"),
     ("of things", "panoptic_seg", "class_accuracy_th"),
     ("hit rate", "dominant", "hit_rate"),
 )
-SIDES = (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))
+CLASS_SUBSETS = (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))
 Results = Mapping[str, Mapping[str, Any]]
 
 
 def format_table(results: Mapping[str, Results]) -> str:
-    """Table with a row per data set: class list, images, and the metrics that some set has.
+    """Format a table with a row per data set: class list, images, and all available metrics.
 
     Args:
-        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
+        results: data set name → result of ``build_evaluator(...).evaluate()``.
     """
     columns = [c for c in COLUMNS if any(_has(r, *c[1:]) for r in results.values())]
     rows = [["data set", "class list", "images", *(title for title, _, _ in columns)]]
@@ -59,18 +59,21 @@ def format_table(results: Mapping[str, Results]) -> str:
 
 
 def format_seen_table(results: Mapping[str, Results]) -> str:
-    """Table of what tells mistakes apart, over all, seen and unseen classes of each data set.
+    """Format a table of metrics over all, seen and unseen classes of each data set.
 
-    Beside the mIoU that is the share of segments found whose class is right, also of things alone,
-    and the share of classes found dominant, as far as some set has them. Empty if none has any.
+    Columns are the mIoU, the share of matched segments with the correct class, the same for things
+    only, and the share of classes that are dominant, each if available for any data set.
 
     Args:
-        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
+        results: data set name → result of ``build_evaluator(...).evaluate()``.
+
+    Returns:
+        The table, or "" if no metric is available.
     """
     numbers = {
-        (name, side): [result.get(task, {}).get(key + suffix) for _, task, key in SEEN_COLUMNS]
+        (name, subset): [result.get(task, {}).get(key + suffix) for _, task, key in SEEN_COLUMNS]
         for name, result in results.items()
-        for side, suffix in SIDES
+        for subset, suffix in CLASS_SUBSETS
     }
     used = [any(map(_is_number, column)) for column in zip(*numbers.values(), strict=True)]
     titles = [title for title, _, _ in SEEN_COLUMNS]
@@ -82,12 +85,12 @@ def format_seen_table(results: Mapping[str, Results]) -> str:
 
 
 def format_class_table(class_names: Iterable[str], result: Results, columns: int = 3) -> str:
-    """Table of the IoU of every class that occurs, ordered by class id from top to bottom.
+    """Format a table of the IoU of every class that occurs, by class id from top to bottom.
 
     Args:
-        class_names: the class list's names.
-        result: one data set's results.
-        columns: how many classes stand side by side.
+        class_names: names of the class list.
+        result: results of one data set.
+        columns: number of classes side by side.
     """
     metrics = result.get("sem_seg", {})
     ious = [(i, n, metrics.get(class_key(i, n), math.nan)) for i, n in enumerate(class_names)]
@@ -100,9 +103,9 @@ def format_class_table(class_names: Iterable[str], result: Results, columns: int
 
 
 def scalars(result: Results) -> dict[str, float]:
-    """Flatten one data set's results to {"task/metric": value}, for TensorBoard.
+    """Flatten the results of one data set to {"task/metric": value}, for TensorBoard.
 
-    Per class values and what is no number (NaN) are left out.
+    Per-class values and values that are not finite are omitted.
     """
     return {
         f"{task}/{metric}": value
@@ -118,9 +121,9 @@ def write_results(
     """Write results as JSON, atomically; NaN becomes null.
 
     Args:
-        results: data set name → what ``build_evaluator(...).evaluate()`` returned.
-        path: of the JSON file.
-        run: what was run: config, weights, iteration.
+        results: data set name → result of ``build_evaluator(...).evaluate()``.
+        path: path of the JSON file.
+        run: description of the run, such as config, weights and iteration.
 
     Raises:
         UserError: the file cannot be written.
@@ -135,7 +138,7 @@ def write_results(
 
 
 def _plain(value: Any) -> Any:
-    """Make a value that JSON can hold: None for NaN and infinity, Python numbers for numpy's."""
+    """Convert a value to JSON types: None for NaN and infinity, Python numbers for numpy's."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -152,7 +155,7 @@ def _has(result: Results, task: str, metric: str) -> bool:
 
 
 def _is_number(value: float | None) -> bool:
-    """Whether there is one: it may be NaN, or None when read from JSON."""
+    """Whether the value is a number: it may be NaN, or None when read from JSON."""
     return value is not None and not math.isnan(value)
 
 
@@ -165,7 +168,7 @@ def _shorten(text: str, width: int = 24) -> str:
 
 
 def _align(rows: list[list[str]], left: int, left_titles: tuple[str, ...] = ()) -> str:
-    """Lay out rows under their header, the first ``left`` columns and those titled so left."""
+    """Align rows under their header, the first ``left`` columns and ``left_titles`` to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

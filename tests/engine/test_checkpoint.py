@@ -99,9 +99,9 @@ def test_missing_and_unexpected_tensors_are_named_in_a_line_each(tmp_path, caplo
     Checkpointer(Model()).load(str(tmp_path / "part.pth"))
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(lines) == 2
-    assert "lacks 1 of the model's tensors" in lines[0]
+    assert "is missing 1 of the model's tensors" in lines[0]
     assert "head.bias" in lines[0]
-    assert "has 9 tensors that the model does not" in lines[1]
+    assert "has 9 tensors that are not in the model" in lines[1]
     assert lines[1].endswith("extra.5 and 3 more")
 
 
@@ -154,7 +154,7 @@ def test_damaged_safetensors(tmp_path):
 
 def test_weights_without_a_state_cannot_be_resumed(saved):
     torch.save({"model": Model().state_dict()}, saved)
-    with pytest.raises(UserError, match="no state of training"):
+    with pytest.raises(UserError, match="no training state"):
         Checkpointer(Model(), saved.parent, trainer=Counter()).resume_or_load("", resume=True)
 
 

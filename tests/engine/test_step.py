@@ -101,7 +101,7 @@ def test_endless_overflow_is_an_error():
     [
         ({"factor": math.inf}, "iteration 7: loss_square = inf"),
         ({"factor": math.nan}, "iteration 7: loss_square = nan"),
-        ({"root": 0.0}, "iteration 7: the norm of the gradients is nan"),
+        ({"root": 0.0}, "iteration 7: the gradient norm is nan"),
     ],
 )
 def test_divergence_is_named_before_it_reaches_the_weights(bad, told):

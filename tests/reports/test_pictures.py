@@ -81,13 +81,13 @@ def test_outlines_run_in_both_directions(scenes, tmp_path, axis):
 
 def test_legend_orders_by_size_and_tells_where_a_class_is():
     prediction = Panel("prediction", np.array([[0, 1, 1, 3]]))
-    truth = Panel("truth", np.array([[1, 1, -1, 2]]))
+    truth = Panel("ground truth", np.array([[1, 1, -1, 2]]))
     colors = np.arange(12, dtype=np.uint8).reshape(4, 3)
     entries = legend_entries([prediction, truth], ["cat", "sky", "dog", "cat"], colors)
     assert [(name, note) for _, name, note in entries] == [
         ("sky", ""),
         ("cat (0)", "prediction only"),
-        ("dog", "truth only"),
+        ("dog", "ground truth only"),
         ("cat (3)", "prediction only"),
         ("no class", ""),
     ]
