@@ -58,7 +58,9 @@ def load(
         UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit.
     """
     if config is None:
-        config, weights = TOY_MODEL / CONFIG_NAME, weights or TOY_MODEL / WEIGHTS_NAME
+        if weights:
+            raise UserError(f"weights {weights} need the config of their model")
+        config, weights = TOY_MODEL / CONFIG_NAME, TOY_MODEL / WEIGHTS_NAME
     cfg = load_config(find_file(config), [*overrides, "MODEL.DEVICE", _usable(device)])
     path = str(weights or cfg.MODEL.WEIGHTS)
     if not path:

@@ -155,6 +155,11 @@ def test_a_config_without_weights():
         ita.load(CONFIG, overrides=overrides())
 
 
+def test_weights_without_their_config(checkpoint):
+    with pytest.raises(UserError, match="need the config"):
+        ita.load(weights=checkpoint)
+
+
 def test_a_missing_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -31,13 +31,20 @@ PREPARED = {
     "pascal-context": ("pascal_context", "PC-59 and PC-459: label maps"),
     "pascal-voc": ("pascal_voc", "PAS-20 and PAS-21: label maps"),
 }
+# Names of the same data sets in `ita datasets check`.
+ALIASES = {
+    "ade20k-full": ("a847",),
+    "coco-semantic": ("coco",),
+    "pascal-context": ("pc59", "pc459"),
+    "pascal-voc": ("pas20", "pas21"),
+}
 SPLITS = ("train", "val")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions ``check`` and ``prepare``."""
-    subparsers = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = subparsers.add_parser(
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
         "check",
         help="check that data sets exist, are complete and readable",
         description="Check that data sets exist, are complete and readable. Prints a table, the "
@@ -45,16 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_check_arguments(check)
     check.set_defaults(run=run_check)
-    prepare = subparsers.add_parser("prepare", help="create the files that training reads")
+    prepare = actions.add_parser("prepare", help="create the files that training reads")
     sets = prepare.add_subparsers(dest="set", metavar="SET", required=True)
     for name, (_, summary) in PREPARED.items():
-        _add_prepare_arguments(sets.add_parser(name, help=summary, add_help=False), name)
+        aliases = ALIASES.get(name, ())
+        parser = sets.add_parser(name, help=summary, aliases=aliases, add_help=False)
+        _add_prepare_arguments(parser, name)
 
 
 def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("sets", nargs="*", metavar="SET", help="name, such as a847, or YAML file")
-    add("--split", choices=("train", "val", "test", "all"), default="all")
+    add("--split", choices=(*SPLITS, "all"), default="all", help="default: all splits")
     add("--subset", action="store_true", help="accept fewer images than the complete set has")
     add("--deep", action="store_true", help="read every image and label")
     add("--workers", type=_positive_int, default=_num_cores(), help="processes to read (--deep)")

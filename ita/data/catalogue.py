@@ -58,7 +58,7 @@ class DatasetRow:
     Attributes:
         name: registered name.
         family: short name of the data set, shared by its splits.
-        split: "train", "val" or "test"; empty in custom data sets.
+        split: "train" or "val"; empty in custom data sets.
         class_list: name of a list in ``ita/class_lists`` or path of a class list file.
         image_root: folder of the images.
         image_suffix: end of an image's name, after its stem; empty accepts any image suffix.

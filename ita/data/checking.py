@@ -68,7 +68,7 @@ def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
 
     Args:
         words: names of data sets, families such as "a847", or YAML files of custom data sets.
-        split: "train", "val", "test" or "all"; the full name of a data set overrides it.
+        split: "train", "val" or "all"; the full name of a data set overrides it.
 
     Raises:
         UserError: an unknown name, or an invalid YAML file.
@@ -109,7 +109,7 @@ def check_dataset(
         report.add(str(error).replace(located.hint(), ""), _remedy_for_set(located, report))
         return report
     metadata = MetadataCatalog.get(row.name)
-    report.notes += metadata.missing_truth.values()
+    report.notes += metadata.missing_annotations.values()
     report.num_images = len(records)
     _check_count(report, located, subset)
     _check_pairs(report, located, records)

@@ -190,7 +190,7 @@ _FILE_DEPENDENT_KEYS = (
     "label_ids",
     "ignored_label_values",
     "label_bits",
-    "missing_truth",
+    "missing_annotations",
 )
 
 
@@ -198,7 +198,10 @@ def _metadata_of_files(
     located: Located, num_classes: int, file_ids: tuple[int, ...]
 ) -> dict[str, Any]:
     """Metadata that depends on the files on disk; missing optional files have no entries."""
-    found: dict[str, Any] = {**located.metadata(), "missing_truth": _missing_annotations(located)}
+    found: dict[str, Any] = {
+        **located.metadata(),
+        "missing_annotations": _missing_annotations(located),
+    }
     folder = located.labels
     if folder is not None:
         found["label_ids"] = tuple(range(num_classes)) if folder.contiguous else file_ids

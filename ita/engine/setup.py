@@ -76,7 +76,8 @@ def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         torch.__version__,
         detectron2.__version__,
     )
-    logger.info("Command line: %s", args)
+    shown = {key: value for key, value in vars(args).items() if not callable(value)}
+    logger.info("Command line: %s", shown)
 
 
 def seed_process(cfg: CfgNode, offset: int = 0) -> None:

@@ -97,7 +97,7 @@ def _has_ground_truth(metadata: Metadata, key: str, task: str) -> bool:
     path = metadata.get(key)
     if path and Path(path).is_file():
         return True
-    missing = getattr(metadata, "missing_truth", {}).get(
+    missing = getattr(metadata, "missing_annotations", {}).get(
         key, "the data set has no such annotations"
     )
     reason = f"{path} does not exist" if path else missing

@@ -13,7 +13,7 @@ def test_without_a_subcommand_it_shows_its_help(capsys):
     assert capsys.readouterr().out.startswith("usage: ita ")
 
 
-@pytest.mark.parametrize("words", [["tarin"], ["datasets", "prepare", "coco"], ["toy"]])
+@pytest.mark.parametrize("words", [["tarin"], ["datasets", "prepare", "cocoa"], ["toy"]])
 def test_a_wrong_command_line(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(words)

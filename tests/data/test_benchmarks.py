@@ -131,7 +131,7 @@ def test_voc_list_names_an_image_without_labels(root):
 def test_cityscapes_from_the_download(root):
     truth = mini_sets.cityscapes(root, prepared=False)
     assert_same(labels_of(CITYSCAPES), truth)
-    missing = MetadataCatalog.get(CITYSCAPES).missing_truth["panoptic_json"]
+    missing = MetadataCatalog.get(CITYSCAPES).missing_annotations["panoptic_json"]
     assert "ita datasets prepare cityscapes --split val" in missing
 
 

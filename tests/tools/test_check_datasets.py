@@ -98,7 +98,9 @@ def test_missing_annotations_are_notes(root, check):
     code, output = check("ade20k", "--split", "val", "--subset")
     assert code == 0
     assert "semantic, no panoptic, no instances" in output
-    assert re.search(r"note: .*ade20k_panoptic_val\.json .*ita datasets prepare ade20k --split", output)
+    assert re.search(
+        r"note: .*ade20k_panoptic_val\.json .*ita datasets prepare ade20k --split", output
+    )
 
 
 def voc_files(root):
