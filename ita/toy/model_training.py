@@ -93,8 +93,8 @@ ring", its backgrounds "grass" or "brick wall".
 
 - `config.yaml`: `{config}` with the classifier weights (α, β) that were
   best on validation scenes.
-- `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, and the training
-  class list. The frozen CLIP is the one in `ita/toy/clip`.
+- `model.safetensors`: {parameters} trainable parameters in float32, {megabytes} MB, and the
+  training class list. The frozen CLIP is the one in `ita/toy/clip`.
 
 ## Results
 
