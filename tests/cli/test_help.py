@@ -85,19 +85,32 @@ def help_of(capsys, monkeypatch):
     return run
 
 
+HEAVY = {"torch", "detectron2", "timm", "open_clip"}
+
+
+def run_with_import_times(*words: str) -> tuple[str, set[str]]:
+    """Run Python; its output and the names of all modules that it imported."""
+    command = [sys.executable, "-X", "importtime", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    return done.stdout, {line.rpartition("|")[2].strip() for line in lines}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_answers_without_torch(command):
     """Importing that takes seconds."""
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "ita", *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: ita {command}".rstrip())
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    printed, imported = run_with_import_times("-m", "ita", *command.split(), "--help")
+    assert printed.startswith(f"usage: ita {command}".rstrip())
     assert "ita.cli" in imported
-    assert imported.isdisjoint({"torch", "detectron2", "timm", "open_clip"})
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_the_comparison_answers_without_torch():
+    script = str(ROOT / "tools" / "toy_comparison.py")
+    printed, imported = run_with_import_times(script, "--help")
+    assert printed.startswith("usage: toy_comparison.py")
+    assert imported.isdisjoint(HEAVY)
 
 
 def test_every_subcommand_is_listed(help_of):

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from comparison.report import Report
-from comparison.runs import SPLITS, Run, Setup, measured
+from comparison.runs import Run, Setup, measured
 from comparison.summary import Comparison
-from comparison.variants import BASE, Variant
+from comparison.variants import BASE, SPLITS, Variant
 
 # Number of digits of a commit hash in the report.
 _SHORT = 10

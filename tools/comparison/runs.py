@@ -17,25 +17,13 @@ import yaml
 from detectron2.config import CfgNode
 
 from comparison.processes import ROOT, Ended
-from comparison.variants import Variant
+from comparison.variants import SPLITS, Variant
 from ita.config import flatten, load_config
 from ita.errors import UserError
 from ita.files import write_atomically
 from ita.modeling.clip_weights import RANDOM, find_weights
 from ita.toy.dataset import DESCRIPTION
 
-# Data sets that a split is evaluated on; the first is the one in most tables. Hyperparameters are
-# tuned on val; test is for reported results.
-SPLITS = {
-    "val": ("toy_val",),
-    "test": (
-        "toy_test_all",
-        "toy_test_seen",
-        "toy_test_unseen",
-        "toy_test_synonyms",
-        "toy_test_distractors",
-    ),
-}
 # File in a run's folder with its settings, attempts and cost.
 RECORD = "run.json"
 # Prefixes of keys without effect on training, and of keys that only name files.

@@ -2,11 +2,25 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from detectron2.config import CfgNode
+from typing import TYPE_CHECKING, Any
 
 from ita.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+# Data sets that a split is evaluated on; the first is the one in most tables. Hyperparameters are
+# tuned on val; test is for reported results.
+SPLITS = {
+    "val": ("toy_val",),
+    "test": (
+        "toy_test_all",
+        "toy_test_seen",
+        "toy_test_unseen",
+        "toy_test_synonyms",
+        "toy_test_distractors",
+    ),
+}
 
 NUM_DOMINANT = "MODEL.ITA.NUM_DOMINANT"
 NUM_LEARNED = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
@@ -55,7 +69,7 @@ class Variant:
 BASE = Variant("", "")
 
 
-def main_variants(cfg: CfgNode) -> tuple[Variant, ...]:
+def main_variants(cfg: "CfgNode") -> tuple[Variant, ...]:
     """ITA, two intermediate variants and FC-CLIP, all with the base config's number of queries."""
     total = cfg.MODEL.ITA.NUM_DOMINANT + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     learned_only = _queries(0, total)
@@ -76,7 +90,7 @@ def _queries(dominant: int, total: int) -> dict[str, Any]:
     return keys if dominant else keys | {MATCH_WEIGHT: 0.0}
 
 
-def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+def _dominant(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     current = cfg.MODEL.ITA.NUM_DOMINANT
     total = current + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
     for count in sorted({*DOMINANT, current}):
@@ -84,7 +98,7 @@ def _dominant(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
             yield _extend(base, f"dominant_{count}", f"K = {count}", _queries(count, total))
 
 
-def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+def _ensemble(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     """Vary one weight of the config's pair at a time, and use each classifier alone."""
     current = cfg.MODEL.FC_CLIP
     configured = (current.GEOMETRIC_ENSEMBLE_ALPHA, current.GEOMETRIC_ENSEMBLE_BETA)
@@ -94,18 +108,18 @@ def _ensemble(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
         yield _weighted(base, alpha, beta)
 
 
-def _image_embedding(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+def _image_embedding(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     yield _extend(base, "shared", "mean of the shared feature", {IMAGE_EMBEDDING: "shared"})
     own = {IMAGE_EMBEDDING: "clip_preprocess"}
     yield _extend(base, "clip_preprocess", "a CLIP pass of its own", own)
 
 
-def _candidate_text(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+def _candidate_text(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     yield _extend(base, "prompted", "prompted names", {CANDIDATE_TEXT: "prompted"})
     yield _extend(base, "bare", "bare names", {CANDIDATE_TEXT: "bare"})
 
 
-def _matching(base: Variant, cfg: CfgNode) -> Iterator[Variant]:
+def _matching(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     for weight in sorted({*MATCH_WEIGHTS, cfg.MODEL.ITA.DOMINANT_MATCH_WEIGHT}):
         title = f"own classes cheaper by {weight:g}"
         yield _extend(base, f"matching_{weight:g}", title, {MATCH_WEIGHT: weight})
@@ -119,7 +133,7 @@ def _weighted(base: Variant, alpha: float, beta: float) -> Variant:
 
 
 def with_weights(
-    base: Variant, alpha: float, beta: float, config_of: Callable[[Variant], CfgNode]
+    base: Variant, alpha: float, beta: float, config_of: "Callable[[Variant], CfgNode]"
 ) -> Variant:
     """Return the variant evaluated with custom weights α and β.
 
@@ -141,7 +155,7 @@ def _extend(base: Variant, name: str, title: str, keys: Mapping[str, Any]) -> Va
     return Variant(f"{base.model}_{name}", title, {**base.overrides, **keys})
 
 
-ABLATIONS: Mapping[str, Callable[[Variant, CfgNode], Iterable[Variant]]] = {
+ABLATIONS: Mapping[str, "Callable[[Variant, CfgNode], Iterable[Variant]]"] = {
     "dominant": _dominant,
     "ensemble": _ensemble,
     "image-embedding": _image_embedding,
@@ -153,7 +167,7 @@ _OF_DOMINANT = ("image-embedding", "candidate-text", "matching")
 
 
 def ablation(
-    group: str, base: Variant, config_of: Callable[[Variant], CfgNode]
+    group: str, base: Variant, config_of: "Callable[[Variant], CfgNode]"
 ) -> tuple[Variant, ...]:
     """Vary one component of a variant; the variant itself is included and marked in its title.
 
