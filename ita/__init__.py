@@ -36,6 +36,8 @@ warnings.filterwarnings("ignore", "`torch.jit.script", DeprecationWarning)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("ita")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -65,6 +65,11 @@ class ClassList:
             raise UserError(
                 f"class list {name}: give a list of strings, not the string {classes!r}"
             )
+        classes = list(classes)
+        if other := [c for c in classes if not isinstance(c, str)]:
+            raise UserError(
+                f"class list {name}: a class is a string such as 'cat, kitten', not {other[0]!r}"
+            )
         split = (tuple(s.strip() for s in synonyms.split(",")) for synonyms in classes)
         return cls(name, tuple(split), frozenset(things))
 

@@ -22,7 +22,7 @@ def find_file(path: str | Path) -> Path:
     Returns:
         The first existing path, or ``path`` itself if there is none.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # which leaves "~" before an unknown name as it is
     # os.path.exists, since Path.exists raises OSError for a text that is too long for a file name.
     if os.path.exists(path) or path.is_absolute() or not path.parts:
         return path

@@ -61,11 +61,13 @@ class Decoded(NamedTuple):
 
     Attributes:
         predictions: one from the initial queries and one after each layer, in order.
+        classifier: the text classifier of the vocabulary.
         dominant_classes: int64 [B, K'], the class of each dominant category, most likely first,
             -1 for "other"; None without dominant categories.
     """
 
     predictions: list[Prediction]
+    classifier: Classifier
     dominant_classes: Tensor | None
 
 
@@ -182,15 +184,16 @@ class ITA(nn.Module):
             dominant = self.dominant.rank(images.embedding, candidates)
             queries = self.dominant(dominant, candidates)
             dominant_classes = candidates.class_index[dominant]
+        classifier = self.classifier(vocabulary)
         predictions = self.decoder(
-            images.pixel.levels, images.pixel.mask_features, self.classifier(vocabulary), queries
+            images.pixel.levels, images.pixel.mask_features, classifier, queries
         )
-        return Decoded(predictions, dominant_classes)
+        return Decoded(predictions, classifier, dominant_classes)
 
     def classify(
         self,
         images: EncodedImages,
-        prediction: Prediction,
+        decoded: Decoded,
         vocabulary: Vocabulary,
         options: InferenceOptions,
     ) -> Tensor:
@@ -199,7 +202,7 @@ class ITA(nn.Module):
         Returns:
             [B, Q, C + 1] log probabilities in float32, void last.
         """
-        dense = images.dense.float()
+        prediction, dense = decoded.predictions[-1], images.dense.float()
         masks = F.interpolate(
             prediction.mask_logits.float(),
             size=dense.shape[-2:],
@@ -210,7 +213,7 @@ class ITA(nn.Module):
         usable = (masks > 0).flatten(2).any(dim=-1)
         return geometric_ensemble(
             prediction.class_logits.float(),
-            class_logits(regions, self.classifier(vocabulary), self.backbone.logit_scale),
+            class_logits(regions, decoded.classifier, self.backbone.logit_scale),
             vocabulary.seen,
             alpha=options.alpha,
             beta=options.beta,
@@ -228,7 +231,7 @@ class ITA(nn.Module):
 
         Args:
             class_list: the classes to segment.
-            text: encodes names with this model's CLIP; a collective call in distributed jobs.
+            text: encodes names with this model's CLIP.
         """
         candidates = None
         if self.dominant is not None:
@@ -241,8 +244,10 @@ class ITA(nn.Module):
     def prepare_training(self, text: TextEncoder | None = None) -> Vocabulary:
         """Encode the training class list unless it is already encoded.
 
-        The first training forward pass does this; a trainer calls it earlier so that no step waits
-        for it. In a distributed job this is a collective call.
+        The first forward pass does this; a trainer calls it earlier, so that no step waits for it.
+
+        Args:
+            text: encodes the names; None encodes them in each process of a job.
         """
         if self._train_vocabulary is None:
             text = text or TextEncoder(self.backbone)
@@ -262,6 +267,11 @@ class ITA(nn.Module):
 
     def _reset_train_vocabulary(self, _: Any) -> None:
         self._train_vocabulary = None
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "ITA":
+        """Move or cast the weights; the training vocabulary is encoded again where they are."""
+        self._train_vocabulary = None
+        return super()._apply(*args, **kwargs)
 
     def _normalized(self, batched_inputs: Sequence[Record]) -> ImageList:
         images = [record["image"].to(self.device) for record in batched_inputs]

@@ -17,10 +17,12 @@ from ita.data.catalogue import TEST_SIZE
 from ita.data.mapper import InferenceMapper
 from ita.data.reading import as_rgb
 from ita.engine.loading import load_model
+from ita.engine.setup import choose_device
 from ita.errors import UserError
 from ita.files import PACKAGE, find_file
 from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.storage import reason
 from ita.modeling.vocabulary import TextEncoder
 from ita.segmenter import Segmentation, Segmenter
 
@@ -29,6 +31,8 @@ ImageLike = str | Path | Image.Image | np.ndarray
 # Synonyms separated by commas, one string per class; or a class list.
 Classes = Sequence[str] | ClassList
 
+# Images per forward pass.
+MAX_BATCH = 4
 TOY_MODEL = PACKAGE / "toy" / "model"
 CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.safetensors"
 
@@ -36,7 +40,7 @@ CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.safetensors"
 def load(
     config: str | Path | None = None,
     weights: str | Path = "",
-    device: str = "cpu",
+    device: str | torch.device | None = None,
     overrides: Sequence[str] = (),
 ) -> "Predictor":
     """Load a trained model.
@@ -46,7 +50,8 @@ def load(
             model that is installed with the package, by default with its own weights.
         weights: a checkpoint (``.pth`` or ``.safetensors``) of this model, FC-CLIP or the first ITA
             release. Empty selects ``MODEL.WEIGHTS`` of the config.
-        device: device of the model, such as "cpu" or "cuda:1".
+        device: device of the model, such as "cpu" or "cuda:1". None selects ``MODEL.DEVICE`` of the
+            config, or the CPU if that is a GPU and none is visible.
         overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
 
     Returns:
@@ -55,13 +60,18 @@ def load(
         set's.
 
     Raises:
-        UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit.
+        UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit, or the
+            device cannot be used.
     """
     if config is None:
         if weights:
             raise UserError(f"weights {weights} need the config of their model")
         config, weights = TOY_MODEL / CONFIG_NAME, TOY_MODEL / WEIGHTS_NAME
-    cfg = load_config(find_file(config), [*overrides, "MODEL.DEVICE", _usable(device)])
+    cfg = load_config(find_file(config), overrides)
+    if device is None:
+        choose_device(cfg)
+    else:
+        cfg.MODEL.DEVICE = str(_checked(device))
     path = str(weights or cfg.MODEL.WEIGHTS)
     if not path:
         raise UserError(f"{config} sets no weights: pass a checkpoint as weights")
@@ -75,8 +85,8 @@ def load(
 class Predictor:
     """A trained model that segments images into classes given by name.
 
-    Each name is encoded once: repeated calls with the same names only process the image. Threads
-    can share a predictor.
+    Each name is encoded once, and repeated calls with the same classes only process the image.
+    Threads can share a predictor.
 
     Attributes:
         model: the network.
@@ -95,6 +105,8 @@ class Predictor:
         self.options = replace(options, semantic=True, panoptic=False, instance=False)
         self._mapper = mapper
         self._text = TextEncoder(model.backbone)
+        # The last one; replaced as a whole, so that threads never see half of it.
+        self._segmenter: Segmenter | None = None
 
     def segmenter(self, classes: Classes) -> Segmenter:
         """Create a segmenter of the given classes for Detectron2 records.
@@ -104,7 +116,11 @@ class Predictor:
         """
         if not isinstance(classes, ClassList):
             classes = ClassList.from_strings("given classes", classes)
-        return Segmenter(self.model, self.model.make_vocabulary(classes, self._text), self.options)
+        segmenter = self._segmenter
+        if segmenter is None or segmenter.vocabulary.class_list != classes:
+            vocabulary = self.model.make_vocabulary(classes, self._text)
+            self._segmenter = segmenter = Segmenter(self.model, vocabulary, self.options)
+        return segmenter
 
     @overload
     def segment(self, images: ImageLike, classes: Classes) -> Segmentation: ...
@@ -136,8 +152,10 @@ class Predictor:
         order = sorted(range(len(records)), key=lambda i: _shape(records[i]))
         for _, group in groupby(order, key=lambda i: _shape(records[i])):
             indices = list(group)
-            segmented = segmenter.segment([records[i] for i in indices])
-            results |= dict(zip(indices, segmented, strict=True))
+            for start in range(0, len(indices), MAX_BATCH):
+                batch = indices[start : start + MAX_BATCH]
+                segmented = segmenter.segment([records[i] for i in batch])
+                results |= dict(zip(batch, segmented, strict=True))
         return [results[i] for i in range(len(records))]
 
     def _record(self, image: ImageLike) -> dict[str, Any]:
@@ -148,7 +166,11 @@ def _shape(record: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(record["image"].shape)
 
 
-def _usable(device: str) -> str:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device {device} was requested, but no GPU is visible; use cpu")
+def _checked(device: str | torch.device) -> torch.device:
+    """Check that a device exists."""
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device} cannot be used; choose cpu ({reason(error)})") from error
     return device

@@ -1,15 +1,16 @@
 """Segmentation of images with a model, a vocabulary and inference options."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ita.classes import ClassList
-from ita.meta_arch import ITA, Record
+from ita.meta_arch import ITA, EncodedImages, Record
 from ita.modeling.postprocess import InferenceOptions, label_map, segment_image
 from ita.modeling.vocabulary import Vocabulary
 
@@ -61,42 +62,61 @@ class Segmenter:
             categories also ``dominant_classes``, int64 [K'], their classes, most likely first,
             -1 for "other".
         """
+        return list(self._results(batched_inputs))
+
+    @torch.no_grad()
+    def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
+        """Segment a batch of Detectron2 records into label maps.
+
+        Raises:
+            ValueError: the options do not enable semantic results.
+        """
+        if not self.options.semantic:
+            raise ValueError("label maps need options with semantic=True")
+        class_list = self.vocabulary.class_list
+        # One image at a time: the scores of all classes at full size are large.
+        return [
+            Segmentation(label_map(result["sem_seg"]).cpu().numpy(), class_list)
+            for result in self._results(batched_inputs)
+        ]
+
+    def _results(self, batched_inputs: Sequence[Record]) -> Iterator[dict[str, Any]]:
+        """Yield the results of each image of the batch."""
         images = self.model.encode_images(batched_inputs)
         decoded = self.model.decode(images, self.vocabulary)
-        prediction = decoded.predictions[-1]
-        results = []
-        # In float32 even under mixed precision, in which the best scores would tie.
+        mask_logits = decoded.predictions[-1].mask_logits
+        # In float32 also under mixed precision, where the best scores would tie.
         with torch.autocast(self.model.device.type, enabled=False):
-            scores = self.model.classify(images, prediction, self.vocabulary, self.options)
-            for i, record in enumerate(batched_inputs):
-                valid_size = images.sizes[i]
-                masks = F.interpolate(
-                    prediction.mask_logits[i : i + 1].float(),
-                    size=images.padded_size,
-                    mode="bilinear",
-                    align_corners=False,
-                )[0]
-                result = segment_image(
-                    scores[i],
-                    masks,
-                    self.vocabulary.class_list.things,
-                    self.options,
-                    valid_size=valid_size,
-                    output_size=_output_size(record, valid_size),
-                )
-                if decoded.dominant_classes is not None:
-                    result["dominant_classes"] = decoded.dominant_classes[i]
-                results.append(result)
-        return results
+            scores = self.model.classify(images, decoded, self.vocabulary, self.options)
+        for i, record in enumerate(batched_inputs):
+            with torch.autocast(self.model.device.type, enabled=False):
+                result = self._result(record, scores[i], mask_logits[i], images, images.sizes[i])
+            if decoded.dominant_classes is not None:
+                result["dominant_classes"] = decoded.dominant_classes[i]
+            yield result
 
-    def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
-        """Segment a batch of records into label maps; requires ``options.semantic``."""
-        outputs = self(batched_inputs)
-        class_list = self.vocabulary.class_list
-        return [
-            Segmentation(label_map(output["sem_seg"]).cpu().numpy(), class_list)
-            for output in outputs
-        ]
+    def _result(
+        self,
+        record: Record,
+        scores: Tensor,
+        mask_logits: Tensor,
+        images: EncodedImages,
+        valid_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        masks = F.interpolate(
+            mask_logits[None].float(),
+            size=images.padded_size,
+            mode="bilinear",
+            align_corners=False,
+        )[0]
+        return segment_image(
+            scores,
+            masks,
+            self.vocabulary.class_list.things,
+            self.options,
+            valid_size=valid_size,
+            output_size=_output_size(record, valid_size),
+        )
 
 
 def _output_size(record: Mapping[str, Any], valid_size: tuple[int, int]) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """``ita.load`` and ``segment``: the public interface, on the toy model and a checkpoint."""
 
+import copy
 import subprocess
 import sys
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -94,7 +96,7 @@ def test_unusable_images(toy, image, message):
         toy.segment(image, CLASSES)
 
 
-@pytest.mark.parametrize("classes", [[], ["cat", ""], "cat"])
+@pytest.mark.parametrize("classes", [[], ["cat", ""], "cat", [("cat", "kitten")], [3]])
 def test_unusable_classes(toy, scene, classes):
     with pytest.raises(UserError):
         toy.segment(scene[0], classes)
@@ -163,8 +165,43 @@ def test_weights_without_their_config(checkpoint):
 def test_a_missing_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match="no GPU is visible"):
+    with pytest.raises(UserError, match="device cuda cannot be used"):
         ita.load(device="cuda")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
+def test_devices_that_do_not_exist(device):
+    with pytest.raises(UserError, match="cannot be used"):
+        ita.load(device=device)
+
+
+@pytest.mark.filterwarnings("ignore:for .*meta parameter")
+def test_the_device_of_the_config_and_of_torch(checkpoint):
+    on_meta = [*overrides(), "MODEL.DEVICE", "meta"]
+    assert ita.load(CONFIG, checkpoint, overrides=on_meta).model.device.type == "meta"
+    on_cpu = ita.load(CONFIG, checkpoint, torch.device("cpu"), overrides=on_meta)
+    assert on_cpu.model.device.type == "cpu"
+
+
+def test_the_same_classes_are_encoded_once(toy, scene, monkeypatch):
+    made, make = [], toy.model.make_vocabulary
+    monkeypatch.setattr(toy.model, "make_vocabulary", lambda *a: made.append(a) or make(*a))
+    for classes in (["red ring"], ["red ring"], ["red bar"], ["red bar"]):
+        toy.segment(scene[0], classes)
+    assert len(made) == 2
+
+
+def test_a_predictor_can_be_copied_and_sent_to_a_process(toy, scene):
+    expected = toy.segment(scene[0], CLASSES).label_map
+    for other in (copy.deepcopy(toy), cloudpickle.loads(cloudpickle.dumps(toy))):
+        assert (other.segment(scene[0], CLASSES).label_map == expected).all()
+
+
+def test_long_and_thin_images(toy):
+    """Whose short side would be resized to nothing."""
+    for shape in ((1, 1), (1, 3000), (3000, 1)):
+        image = np.zeros((*shape, 3), np.uint8)
+        assert toy.segment(image, CLASSES).label_map.shape == shape
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -1,5 +1,6 @@
 """Segmenters that share a model: vocabulary and options are values, not state."""
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -91,6 +92,19 @@ def test_detectron2s_evaluation_loop_takes_a_segmenter(model):
     records = [[make_record(32, 32 * i)] for i in range(1, 4)]
     results = inference_on_dataset(segmenter_of(model, PLACES), records, Shapes())
     assert results["shapes"] == [(5, 32, 32), (5, 32, 64), (5, 32, 96)]
+
+
+def test_label_maps_need_semantic_results(model):
+    with pytest.raises(ValueError, match="semantic"):
+        segmenter_of(model, PLACES, semantic=False, panoptic=True).segment([make_record()])
+
+
+def test_the_training_vocabulary_follows_the_model(model):
+    """Also to another type or device, after it was encoded."""
+    model.prepare_training()
+    moved = copy.deepcopy(model).to("meta")
+    assert moved._train_vocabulary is None
+    assert model.prepare_training().features.device.type == "cpu"
 
 
 def test_results_need_no_gradient(model):

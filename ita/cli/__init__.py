@@ -6,6 +6,7 @@ fast.
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ SUBCOMMANDS = {
     "toy": "the toy world: demo, scenes, CLIP and model",
     "install-detectron2": "install Detectron2 and panopticapi, which are not on PyPI",
 }
-INTERRUPTED = 130
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,5 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"{stop or 'stopped'}\n")
+        sys.stderr.write(f"{str(stop) or 'stopped'}\n")
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of the output is gone; Python must not try to flush the rest to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE

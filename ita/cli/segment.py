@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, type=Path, metavar="DIR", help="output folder")
     add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
     add("--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)")
-    add("--device", default="cpu", help="device, such as cuda (default: %(default)s)")
+    add("--device", help="device, such as cuda (default: that of the config)")
     parser.set_defaults(run=run)
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from ita.reports.label_maps import encode_label_png
     from ita.reports.pictures import draw_segmentation, write_picture
 
-    check_names(options.images)
+    outputs = plan_outputs(options.images, options.output)
     classes = choose_classes(options.classes)
     if options.config_file is None and options.weights:
         raise UserError("--weights needs the --config-file of its model")
@@ -51,35 +51,38 @@ def run(options: argparse.Namespace) -> int:
         sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
     model = load(options.config_file, options.weights, options.device)
     failures = 0
-    for path in options.images:
+    for path, (label_file, overlay_file) in outputs.items():
         try:
             image = read_image(str(path))
+            result = model.segment(image, classes)
         except UserError as error:
             sys.stderr.write(f"error: {error}\n")
             failures += 1
             continue
-        result = model.segment(image, classes)
-        label_file = options.output / f"{path.stem}.png"
-        overlay_file = options.output / f"{path.stem}_overlay.png"
         write_atomically(label_file, encode_label_png(result.label_map, len(result.names)))
         write_picture(draw_segmentation(image, result.label_map, result.names), overlay_file)
         sys.stdout.write(f"{path}: {label_file}, {overlay_file}\n")
     if failures:
-        sys.stderr.write(f"{failures} of {len(options.images)} images could not be read\n")
+        sys.stderr.write(f"{failures} of {len(outputs)} images could not be read\n")
     return int(failures > 0)
 
 
-def check_names(paths: list[Path]) -> None:
-    """Reject images whose outputs would overwrite each other.
+def plan_outputs(images: list[Path], folder: Path) -> dict[Path, tuple[Path, Path]]:
+    """Label map and overlay of each image.
 
     Raises:
-        UserError: two images have the same name.
+        UserError: an output is an input, or the output of two images.
     """
-    first: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in first:
-            raise UserError(
-                f"{first[path.stem]} and {path} would write the same files; segment them into "
-                "different folders"
-            )
-        first[path.stem] = path
+    outputs = {p: (folder / f"{p.stem}.png", folder / f"{p.stem}_overlay.png") for p in images}
+    inputs = {path.resolve(): path for path in images}
+    writers: dict[Path, Path] = {}
+    for image, files in outputs.items():
+        for file in files:
+            if file.resolve() in inputs:
+                raise UserError(f"{file} would replace an image; choose another --output")
+            if (other := writers.setdefault(file, image)) is not image:
+                raise UserError(
+                    f"{other} and {image} would write the same file {file}; segment them into "
+                    "different folders"
+                )
+    return outputs

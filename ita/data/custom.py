@@ -15,6 +15,7 @@ from ita.data.catalogue import (
     VOID_16_BIT,
     DatasetRow,
     LabelFolder,
+    datasets_root,
 )
 from ita.errors import UserError
 from ita.files import find_file
@@ -63,7 +64,9 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
             return value.removeprefix(BELOW_ROOT)
         return str(path.parent / Path(value).expanduser()) if value else ""
 
-    class_list = read_class_list(file("class_list"))
+    # Read now, unlike the other files, which are looked for when the set is loaded.
+    class_list_file = str(datasets_root() / file("class_list"))
+    class_list = read_class_list(class_list_file)
     labels = LabelFolder(
         file("label_root"),
         contiguous=False,
@@ -73,7 +76,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
     )
     return DatasetRow(
         name=name,
-        class_list=file("class_list"),
+        class_list=class_list_file,
         image_root=file("image_root"),
         things=_thing_ids(keys.get("things", ()), class_list.names, where),
         panoptic_root=file("panoptic_root"),

@@ -206,7 +206,8 @@ class InferenceMapper:
 
     def map_image(self, image: np.ndarray) -> dict[str, Any]:
         """Map an image in memory, uint8 [H, W, 3] RGB, like a file with the same content."""
-        resized = self._resize.get_transform(image).apply_image(image)
+        transform = _at_least_one_pixel(self._resize.get_transform(image))
+        resized = transform.apply_image(image)
         height, width = image.shape[:2]
         return {"image": _to_tensor(resized), "height": height, "width": width}
 
@@ -220,12 +221,18 @@ def label_masks(labels: np.ndarray, count: int) -> Tensor:
 
 
 class _LargeScaleJitter(T.ResizeScale):
-    """ResizeScale with sides of at least 1 pixel; Detectron2's allows 0 for long, small images."""
+    """ResizeScale with sides of at least 1 pixel."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        resize = super().get_transform(image)
-        height, width = max(resize.new_h, 1), max(resize.new_w, 1)
-        return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
+        return _at_least_one_pixel(super().get_transform(image))
+
+
+def _at_least_one_pixel(resize: T.Transform) -> T.Transform:
+    """Replace sides of 0 pixels, to which Detectron2 rounds those of long, thin images."""
+    if not isinstance(resize, T.ResizeTransform):
+        return resize
+    height, width = max(resize.new_h, 1), max(resize.new_w, 1)
+    return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
 
 
 def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:

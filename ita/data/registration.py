@@ -157,6 +157,11 @@ def check_registered(name: str) -> None:
     """
     if name not in DatasetCatalog:
         raise unknown_dataset(name, DatasetCatalog.list())
+    if MetadataCatalog.get(name).get("class_list") is None:
+        raise UserError(
+            f"data set {name} is registered by another program, without a class list; describe it "
+            "in a file of DATASETS.CUSTOM under another name"
+        )
 
 
 def class_list_for(dataset_name: str, file: str = "") -> ClassList:

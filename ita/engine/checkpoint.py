@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ita.classes import ClassList
 from ita.errors import UserError
-from ita.files import write_atomically, written_whole
+from ita.files import find_file, write_atomically, written_whole
 from ita.modeling.conversion import convert_state_dict
 from ita.modeling.storage import read_metadata, read_tensors, reason, write_tensors
 
@@ -112,6 +112,8 @@ def local_path(path: str) -> Path:
     Raises:
         UserError: the download fails.
     """
+    if (found := find_file(path)).exists():
+        return found
     try:
         return Path(PathManager.get_local_path(path))
     except Exception as error:  # every path handler raises its own types

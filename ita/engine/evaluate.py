@@ -92,7 +92,7 @@ def evaluate(
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
     """
-    text = text or TextEncoder(model.backbone)
+    text = text or TextEncoder(model.backbone, collective=True)
     results = {}
     for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
         results[test_set.name] = _evaluate_one(cfg, model, test_set, text)

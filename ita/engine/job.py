@@ -26,11 +26,11 @@ def config_of(options: argparse.Namespace) -> CfgNode:
     Raises:
         UserError: the file or an override is invalid.
     """
-    if not options.config_file:
-        raise UserError("--config-file is missing; the configs are in configs/")
     misplaced = [word for word in options.opts if word.startswith("--")]
     if misplaced:
         raise UserError(f"{misplaced[0]} must come before the KEY VALUE pairs")
+    if not options.config_file:
+        raise UserError("--config-file is missing; the configs are in configs/")
     overrides = list(options.opts)
     if options.vocabulary:
         overrides += ["DATASETS.TEST_VOCABULARY", repr(tuple(options.vocabulary))]

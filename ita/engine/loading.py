@@ -42,6 +42,8 @@ def load_model(cfg: CfgNode, path: str) -> ITA:
             trained.name,
             class_list.name,
         )
+    source = "the checkpoint" if class_list is trained else "the config"
+    logger.info("Seen classes are those of class list %s, from %s", class_list.name, source)
     model = build_model(cfg, class_list).eval()
     load_weights(model, checkpoint["model"], path)
     return model

@@ -114,7 +114,7 @@ class Trainer(TrainerBase):
         # Seed again, so that models with the same seed see the same images, no matter how many
         # random numbers their initialization used.
         seed_process(self.cfg, offset=self.start_iter)
-        self._text = TextEncoder(self.model.backbone)
+        self._text = TextEncoder(self.model.backbone, collective=True)
         self.model.prepare_training(self._text)
         writer = self._build_writer()
         self.register_hooks([writer])

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,17 +40,25 @@ class TextEncoder:
     """Text features of class names from the frozen CLIP; each name is encoded once.
 
     Create it when CLIP's weights are final, as cached features are never recomputed. It can be
-    shared between threads. In a distributed job the main process encodes and broadcasts, so
-    :meth:`encode` is a collective call that all processes make with the same names.
+    shared between threads.
 
     Args:
         clip: the frozen CLIP.
+        collective: in a distributed job, the main process encodes and broadcasts, which makes
+            :meth:`encode` a collective call: all processes call it with the same names. Otherwise
+            each process encodes for itself.
     """
 
-    def __init__(self, clip: FrozenCLIP) -> None:
-        self.clip = clip
+    def __init__(self, clip: FrozenCLIP, *, collective: bool = False) -> None:
+        self.clip, self.collective = clip, collective
         self._features: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"clip": self.clip, "collective": self.collective}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def encode(self, names: Sequence[str], prompts: tuple[str, ...] = PROMPTS) -> Tensor:
         """Encode names as unit vectors: means over prompts of unit text features, normalized.
@@ -68,17 +77,18 @@ class TextEncoder:
                 for name, feature in zip(missing, features, strict=True):
                     self._features[prompts, name] = feature
             rows = [self._features[prompts, name] for name in names]
-        return torch.stack(rows).to(self.clip.device)
+        device = self.clip.device  # to which the model may have moved since a name was encoded
+        return torch.stack([row.to(device) for row in rows])
 
     @torch.no_grad()
     def _encode_once(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
         features = torch.empty(len(names), self.clip.embed_dim, device=self.clip.device)
-        if comm.is_main_process():
+        if comm.is_main_process() or not self.collective:
             texts = [prompt.format(name) for name in names for prompt in prompts]
             per_prompt = F.normalize(self.clip.encode_text(texts), dim=-1)
             per_name = per_prompt.view(len(names), len(prompts), -1).mean(dim=1)
             features.copy_(F.normalize(per_name, dim=-1))
-        if comm.get_world_size() > 1:
+        if self.collective and comm.get_world_size() > 1:
             torch.distributed.broadcast(features, src=0)
         return features
 
@@ -161,10 +171,11 @@ def encode_candidates(
     """
     names = (*class_list.synonyms, OTHER)
     ranking = text.encode(names, prompts)
-    queries = ranking.clone()
-    for row, name in enumerate(names):
-        if name in name_table:
-            queries[row] = name_table[name]
+    queries = ranking
+    if replaced := [row for row, name in enumerate(names) if name in name_table]:
+        queries = ranking.clone()
+        for row in replaced:
+            queries[row] = name_table[names[row]]
     classes = torch.tensor([*_class_index(class_list), -1], device=text.clip.device)
     return Candidates(names, ranking, queries, classes)
 

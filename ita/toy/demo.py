@@ -4,6 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
+from ita.errors import UserError
+from ita.files import write_atomically
 from ita.reports.tables import format_seen_table, format_table
 from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
@@ -11,13 +13,16 @@ from ita.toy.dataset import make_toy_dataset
 CONFIG = "configs/toy/ita_tiny.yaml"
 TEST_SET = "toy_test_all"
 PICTURES = 8
+# File of a folder that an earlier demo has written and a later one may replace.
+MARKER = ".ita-demo"
 
 
 def demo(output: Path, iterations: int, test: int) -> str:
     """Draw the scenes, evaluate the untrained model, train in two runs, evaluate again.
 
     Args:
-        output: folder for scenes, checkpoints, results and pictures; existing ones are replaced.
+        output: folder for scenes, checkpoints, results and pictures; those of an earlier demo are
+            replaced.
         iterations: total number of training iterations.
         test: number of test scenes.
 
@@ -25,10 +30,11 @@ def demo(output: Path, iterations: int, test: int) -> str:
         Tables of both results and the path of the pictures, for printing.
 
     Raises:
-        UserError: a command failed, or the folder cannot be written.
+        UserError: a command failed, or the folder has other content or cannot be written.
     """
     start = time.perf_counter()
     datasets, untrained, run = output / "datasets", output / "untrained", output / "run"
+    _claim(output)
     for folder in (datasets, untrained, run):
         shutil.rmtree(folder, ignore_errors=True)
     make_toy_dataset(datasets / "toy", test=test)
@@ -54,3 +60,11 @@ def demo(output: Path, iterations: int, test: int) -> str:
     pictures = run / "inference" / TEST_SET / "pictures"
     lines.append(f"Pictures of predictions and ground truth: {pictures}")
     return "\n".join(lines)
+
+
+def _claim(output: Path) -> None:
+    """Mark an empty or new folder as the demo's; refuse any other, as the demo deletes in it."""
+    marker = output / MARKER
+    if output.exists() and any(output.iterdir()) and not marker.exists():
+        raise UserError(f"{output} has other content; choose another folder with --output")
+    write_atomically(marker, b"")

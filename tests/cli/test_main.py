@@ -21,6 +21,15 @@ def test_a_wrong_command_line(words, capsys):
     assert capsys.readouterr().err.startswith("usage: ita ")
 
 
+def test_an_interrupt_says_so(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ita.toy.dataset.make_toy_dataset", interrupt)
+    assert main(["toy", "make", "anywhere"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     versions = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())

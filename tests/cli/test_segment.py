@@ -1,5 +1,8 @@
 """``ita segment`` as people run it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -61,6 +64,35 @@ def test_a_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
     assert errors[-1] == "1 of 2 images could not be read"
 
 
+def test_an_input_is_never_overwritten(tmp_path, capsys):
+    first, second = tmp_path / "a.png", tmp_path / "a_overlay.png"
+    for path in (first, second):
+        Image.new("RGB", (40, 30)).save(path)
+    before = first.read_bytes()
+    words = ["segment", str(first), "--classes", "cat", "--output", str(tmp_path)]
+    assert main(words) == 1
+    assert "would replace an image" in capsys.readouterr().err
+    words = ["segment", str(first), str(second), "--classes", "cat", "--output", "out"]
+    assert main(words) == 1
+    assert "would write the same file" in capsys.readouterr().err
+    assert first.read_bytes() == before
+
+
+def test_names_that_look_like_paths(image, tmp_path):
+    words = ["segment", str(image), "--classes", "~nobody; b/c", "--output", str(tmp_path / "o")]
+    assert main(words) == 0
+
+
+def test_a_closed_pipe_ends_quietly(image, tmp_path):
+    command = [sys.executable, "-m", "ita", "segment", image, "--classes", "grass", "--output"]
+    process = subprocess.Popen(
+        [*command, tmp_path / "out"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == 141
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +101,7 @@ def test_a_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
         (["--classes", "no_such_file.txt"], "no_such_file.txt"),
         (["--classes", "cat", "--weights", "model.pth"], "--config-file"),
         (["--classes", "cat", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
+        (["--classes", "cat", "--device", "gpu"], "device gpu cannot be used"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, image, tmp_path, capsys):
@@ -84,7 +117,7 @@ def test_mistakes_are_one_line(arguments, message, image, tmp_path, capsys):
 def test_images_of_one_name_are_refused(image, tmp_path, capsys):
     words = ["segment", str(image), "other/scene.png", "--classes", "cat", "--output", "out"]
     assert main(words) == 1
-    assert "would write the same files" in capsys.readouterr().err
+    assert "would write the same file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,22 @@ def test_every_text_is_encoded_once(convnext_clip):
     assert torch.equal(again[1:], first[[1, 0]])
 
 
+def test_a_process_encodes_for_itself_unless_asked(convnext_clip, monkeypatch):
+    """Labelling images with one process per GPU must not wait for other processes."""
+    monkeypatch.setattr(vocabulary.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(vocabulary.comm, "get_world_size", lambda: 2)
+    alone = TextEncoder(convnext_clip).encode(["cat", "dog"])
+    monkeypatch.undo()
+    assert torch.equal(alone, TextEncoder(convnext_clip).encode(["cat", "dog"]))
+
+
 def test_only_the_main_process_encodes(convnext_clip, monkeypatch):
     """What another process would send is what the others use."""
     clip, sent = CountingCLIP(convnext_clip), torch.randn(2, convnext_clip.embed_dim)
     monkeypatch.setattr(vocabulary.comm, "is_main_process", lambda: False)
     monkeypatch.setattr(vocabulary.comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: tensor.copy_(sent))
-    assert torch.equal(TextEncoder(clip).encode(["cat", "dog"]), sent)
+    assert torch.equal(TextEncoder(clip, collective=True).encode(["cat", "dog"]), sent)
     assert not clip.texts
 
 

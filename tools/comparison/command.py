@@ -26,6 +26,7 @@ from comparison.variants import (
     with_weights,
 )
 from ita.errors import UserError
+from ita.files import find_file
 from ita.toy.dataset import DESCRIPTION, make_toy_dataset
 
 INTERRUPTED = 130
@@ -127,7 +128,9 @@ def compare(arguments: argparse.Namespace, command: Sequence[str], typed: Sequen
     """
     output = arguments.output.resolve()
     overrides = tuple(arguments.override)
-    setup = Setup(arguments.config_file, output, overrides, arguments.iterations, arguments.split)
+    setup = Setup(
+        find_file(arguments.config_file), output, overrides, arguments.iterations, arguments.split
+    )
     variants = choose_variants(setup, arguments.variants, arguments.ablation, arguments.weights)
     failures: list[str] = []
     if arguments.report_only and not (setup.datasets / "toy" / DESCRIPTION).exists():

@@ -69,7 +69,6 @@ class Schedule:
     failures: list[str] = field(default_factory=list)
     _processes: Processes = field(default_factory=Processes)
     _seconds: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
-    _ended: int = 0
 
     @property
     def threads(self) -> int:
