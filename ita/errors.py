@@ -1,5 +1,8 @@
 """The exception for errors that the user can fix."""
 
+import difflib
+from collections.abc import Iterable
+
 # Packages that are not on PyPI and therefore not declared as dependencies.
 INSTALLED_APART = ("detectron2", "panopticapi")
 
@@ -18,3 +21,9 @@ def missing_module(error: ModuleNotFoundError) -> str:
     if package not in INSTALLED_APART:
         return ""
     return f"{package} is not installed; install it with: ita install-detectron2"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggest the closest known word: "did you mean X?", or "" if none is close."""
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {nearest[0]}?" if nearest else ""

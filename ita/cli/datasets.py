@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ita.cli.types import positive_int
 from ita.data.catalogue import ROOT_VARIABLE, datasets_root
 
 # Data set -> module of ita.data.preparing, whose docstring describes the preparation, and output.
@@ -66,7 +67,7 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=(*SPLITS, "all"), default="all", help="default: all splits")
     add("--subset", action="store_true", help="accept fewer images than the complete set has")
     add("--deep", action="store_true", help="read every image and label")
-    add("--workers", type=_positive_int, default=_num_cores(), help="processes to read (--deep)")
+    add("--workers", type=positive_int, default=_num_cores(), help="processes to read (--deep)")
 
 
 def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -80,7 +81,7 @@ def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     add("--split", nargs="+", choices=SPLITS, default=(), help="default: all downloaded splits")
     add(
         "--workers",
-        type=_positive_int,
+        type=positive_int,
         default=_num_cores(),
         help="number of processes (default: the number of cores, here %(default)s)",
     )
@@ -151,12 +152,6 @@ def _show_progress(items: Iterable[Any], count: int, title: str) -> Iterable[Any
     from tqdm import tqdm
 
     return tqdm(items, total=count, desc=title, unit="image", leave=False, disable=None)
-
-
-def _positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
-    return int(text)
 
 
 def _num_cores() -> int:

@@ -11,6 +11,7 @@ import inspect
 import sys
 from pathlib import Path
 
+from ita.cli.types import positive_int
 from ita.files import PACKAGE
 
 TOY = PACKAGE / "toy"
@@ -46,8 +47,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add("--output", type=Path, default=Path("output/demo"), help="output folder")
-    add("--iterations", type=_positive_int, default=1200, help="total number of training steps")
-    add("--test", type=_positive_int, default=100, help="number of test scenes")
+    add("--iterations", type=positive_int, default=1200, help="total number of training steps")
+    add("--test", type=positive_int, default=100, help="number of test scenes")
 
 
 def run_demo(options: argparse.Namespace) -> int:
@@ -103,17 +104,17 @@ def _add_train_clip(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=TOY / "clip", help="CLIP folder")
     add("--seed", type=int, default=0, help="random seed of the weights and scenes")
-    add("--steps", type=_positive_int, default=7500, help="number of optimizer steps")
+    add("--steps", type=positive_int, default=7500, help="number of optimizer steps")
     add("--small-steps", type=int, default=3500, help="first steps, at half the image side")
-    add("--portraits", type=_positive_int, default=120, help="single-class scenes per object class")
-    add("--scenes", type=_positive_int, default=4000, help="scenes with several objects")
-    add("--views-per-batch", type=_positive_int, default=64, help="views of single objects")
-    add("--scenes-per-batch", type=_positive_int, default=24, help="scenes with several objects")
+    add("--portraits", type=positive_int, default=120, help="single-class scenes per object class")
+    add("--scenes", type=positive_int, default=4000, help="scenes with several objects")
+    add("--views-per-batch", type=positive_int, default=64, help="views of single objects")
+    add("--scenes-per-batch", type=positive_int, default=24, help="scenes with several objects")
     add("--lr", type=float, default=2e-3, help="maximum learning rate")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="training device")
     add("--workers", type=int, choices=(0, 1), default=1, help="processes that draw views")
-    add("--views", type=_positive_int, default=8, help="views per class in the evaluation")
-    add("--held-out-scenes", type=_positive_int, default=200, help="scenes in the evaluation")
+    add("--views", type=positive_int, default=8, help="views per class in the evaluation")
+    add("--held-out-scenes", type=positive_int, default=200, help="scenes in the evaluation")
     add("--measure-only", action="store_true", help="only evaluate the existing weights")
 
 
@@ -145,8 +146,8 @@ def _add_train_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, default=TOY / "model", help="model folder")
     add("--work", type=Path, default=Path("output/toy_model"), help="folder of scenes and logs")
-    add("--scenes", type=_positive_int, default=3000, help="number of training scenes")
-    add("--iterations", type=_positive_int, default=4800, help="number of training steps")
+    add("--scenes", type=positive_int, default=3000, help="number of training scenes")
+    add("--iterations", type=positive_int, default=4800, help="number of training steps")
 
 
 def run_train_model(options: argparse.Namespace) -> int:
@@ -157,10 +158,3 @@ def run_train_model(options: argparse.Namespace) -> int:
     table = train_toy_model(options.output.resolve(), options.work.resolve(), schedule)
     sys.stdout.write(f"{table}\nThe model is in {options.output}\n")
     return 0
-
-
-def _positive_int(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number

@@ -1,6 +1,5 @@
 """Checks that data sets are complete and readable."""
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from ita.data.locate import Located, locate
 from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.records import FILE_KEYS, Record, count_images
 from ita.data.registration import register_all, register_custom
-from ita.errors import UserError
+from ita.errors import UserError, did_you_mean
 
 # Maximum number of images read per data set, unless all are.
 SAMPLE = 24
@@ -82,9 +81,8 @@ def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
         rows = [row for row in CATALOGUE if word in (row.name, row.family)]
         if not rows:
             known = {name for row in CATALOGUE for name in (row.name, row.family)}
-            nearest = difflib.get_close_matches(word, known, n=1)
             families = ", ".join(dict.fromkeys(row.family for row in CATALOGUE))
-            hint = f"did you mean {nearest[0]}?" if nearest else f"expected one of {families}"
+            hint = did_you_mean(word, known) or f"expected one of {families}"
             raise UserError(f"unknown data set {word}; {hint}")
         chosen += [row for row in rows if split in ("all", row.split) or word == row.name]
     return list(dict.fromkeys(chosen))

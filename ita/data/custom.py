@@ -1,6 +1,5 @@
 """Custom data sets, described by YAML files."""
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ita.data.catalogue import (
     LabelFolder,
     datasets_root,
 )
-from ita.errors import UserError
+from ita.errors import UserError, did_you_mean
 from ita.files import find_file
 
 VOID_8_BIT = 255
@@ -52,7 +51,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         raise UserError(f"{where} has no keys; write 'KEY: value' lines below its name")
     for key, value in keys.items():
         if key not in KEYS:
-            raise UserError(f"{where} has an unknown key {key}{_did_you_mean(str(key), KEYS)}")
+            raise UserError(f"{where} has an unknown key {key}{_hint(str(key), KEYS)}")
         is_valid, expected = KEYS[key]
         if not is_valid(value):
             raise UserError(f"{where}: {key} is {value!r}; it must be {expected}")
@@ -138,13 +137,12 @@ def _check_complete(keys: Collection[str], where: str) -> None:
 def _thing_ids(things: Sequence[str], names: Sequence[str], where: str) -> tuple[int, ...]:
     for thing in things:
         if thing not in names:
-            hint = _did_you_mean(thing, names)
+            hint = _hint(thing, names)
             raise UserError(f"{where}: thing {thing} is not the first name of a class{hint}")
     return tuple(names.index(thing) for thing in things)
 
 
-def _did_you_mean(word: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    if nearest:
-        return f"; did you mean {nearest[0]}?"
-    return f"; expected one of {', '.join(known)}" if len(known) <= MAX_NAMES_SHOWN else ""
+def _hint(word: str, known: Collection[str]) -> str:
+    every = f"expected one of {', '.join(known)}" if len(known) <= MAX_NAMES_SHOWN else ""
+    hint = did_you_mean(word, known) or every
+    return f"; {hint}" if hint else ""

@@ -1,7 +1,6 @@
 """Data set rows and their class lists by name, without Detectron2's catalogs."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from ita.classes import (
 )
 from ita.data.catalogue import CATALOGUE, MAX_LABEL_VALUES, DatasetRow
 from ita.data.custom import read_custom
-from ita.errors import UserError
+from ita.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ def find_row(name: str, custom_files: Iterable[str] = ()) -> DatasetRow:
 
 def unknown_dataset(name: str, known: Iterable[str]) -> UserError:
     """Error for an unknown data set name."""
-    nearest = difflib.get_close_matches(name, list(known), n=1)
     built_in = ", ".join(row.name for row in CATALOGUE)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"the built-in ones are {built_in}"
+    hint = did_you_mean(name, known) or f"the built-in ones are {built_in}"
     return UserError(
         f"unknown data set {name}; {hint} (DATASETS.CUSTOM lists the files of custom data sets)"
     )

@@ -112,6 +112,15 @@ def test_paths_below_the_folder_of_all_data_sets(register, tmp_path, monkeypatch
     np.testing.assert_array_equal(label, [[0, 3]])
 
 
+def test_a_class_list_below_the_folder_of_all_data_sets(register, tmp_path, monkeypatch):
+    root = tmp_path / "elsewhere"
+    root.mkdir()
+    (root / "own.txt").write_text("1: crop\n2: weed\n")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    register(BELOW_ROOT.replace("classes.txt", "$DETECTRON2_DATASETS/own.txt"))
+    assert MetadataCatalog.get("mini_fields").class_list.names == ("crop", "weed")
+
+
 def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
     register(BELOW_ROOT)
