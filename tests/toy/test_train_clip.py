@@ -38,6 +38,15 @@ def train_clip(*words: str) -> int:
     return main(["toy", "train-clip", *words])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """On a busy machine, sums of several threads were seen to differ in their last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with weights after a few steps, and their card."""
