@@ -97,7 +97,7 @@ class _Tensors:
 def train_clip(
     config: Mapping[str, Any], recipe: Recipe, device: str = "cpu", workers: int = 0
 ) -> tuple[open_clip.CLIP, Tensor]:
-    """Train a CLIP, deterministically on the CPU.
+    """Train a CLIP: bit for bit reproducible on one CPU thread, up to rounding on several.
 
     Args:
         config: open_clip model config.
