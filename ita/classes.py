@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ita.errors import UserError
+from ita.errors import UserError, did_you_mean
 from ita.files import PACKAGE, find_file
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,11 @@ class ClassList:
         if not self.classes:
             raise UserError(f"class list {self.name} is empty; give at least one class")
         for index, synonyms in enumerate(self.classes):
+            if isinstance(synonyms, str):
+                raise UserError(
+                    f"class {index} of class list {self.name} is text, not a tuple of synonyms; "
+                    "ClassList.from_strings takes texts"
+                )
             if not synonyms or not all(synonyms):
                 raise UserError(f"class {index} of class list {self.name} has an empty name")
         if outside := sorted(i for i in self.things if not 0 <= i < len(self.classes)):
@@ -65,6 +70,8 @@ class ClassList:
             raise UserError(
                 f"class list {name}: give a list of strings, not the string {classes!r}"
             )
+        if not isinstance(classes, Iterable):
+            raise UserError(f"class list {name}: give a list of strings, not {classes!r}")
         classes = list(classes)
         if other := [c for c in classes if not isinstance(c, str)]:
             raise UserError(
@@ -143,6 +150,11 @@ def find_class_list(path: str | Path) -> Path:
     return shipped if is_shipped else find_file(path)
 
 
+def shipped_class_lists() -> list[str]:
+    """Bare names of the packaged class lists."""
+    return sorted(path.stem for path in CLASS_LISTS.glob(f"*{LIST_SUFFIX}"))
+
+
 def choose_classes(text: str) -> ClassList:
     """Parse classes from user input.
 
@@ -156,6 +168,8 @@ def choose_classes(text: str) -> ClassList:
     # os.path.isfile, since Path.is_file raises OSError for a text that is too long for a file name.
     if os.path.isfile(find_class_list(text)) or Path(text).suffix == LIST_SUFFIX:
         return read_class_list(text)
+    if not {";", ","} & set(text) and (hint := did_you_mean(text, shipped_class_lists())):
+        raise UserError(f"no class list {text}; {hint} (for a class of this name: '{text};')")
     classes = [part for part in text.split(";") if part.strip()]
     return ClassList.from_strings("given classes", classes)
 

@@ -146,6 +146,11 @@ class Predictor:
         """
         if isinstance(images, ImageLike):
             return self.segment([images], classes)[0]
+        if not isinstance(images, list | tuple):
+            raise UserError(
+                "images are a path, a PIL image, a uint8 RGB array, or a list of these, not "
+                f"{type(images).__name__}"
+            )
         segmenter = self.segmenter(classes)
         records = [self._record(image) for image in images]
         results: dict[int, Segmentation] = {}

@@ -218,3 +218,8 @@ def test_replacement_list_of_a_data_set(write, tmp_path):
 def test_a_data_set_with_an_empty_list_is_refused(write, tmp_path):
     with pytest.raises(UserError, match="empty"):
         register_semantic("mini", tmp_path, tmp_path, write("# no classes\n"))
+
+
+def test_texts_are_no_synonyms():
+    with pytest.raises(UserError, match=r"class 0 of class list x is text.*from_strings"):
+        ClassList("x", ("red arrow", "grass"))

@@ -96,7 +96,13 @@ def test_unusable_images(toy, image, message):
         toy.segment(image, CLASSES)
 
 
-@pytest.mark.parametrize("classes", [[], ["cat", ""], "cat", [("cat", "kitten")], [3]])
+@pytest.mark.parametrize("images", [None, 3, b"bytes", {"a": 1}])
+def test_things_that_are_no_images(toy, images):
+    with pytest.raises(UserError, match="images are a path"):
+        toy.segment(images, CLASSES)
+
+
+@pytest.mark.parametrize("classes", [[], ["cat", ""], "cat", [("cat", "kitten")], [3], None])
 def test_unusable_classes(toy, scene, classes):
     with pytest.raises(UserError):
         toy.segment(scene[0], classes)

@@ -89,6 +89,7 @@ def runs(tmp_path_factory):
         "unreadable checkpoint": lambda: command(
             "bad", "--eval-only", MODEL__WEIGHTS=folder / "text.pth"
         ),
+        "nothing to resume": lambda: command("bad", "--eval-only", "--resume"),
         "other shape": lambda: command("bad", MODEL__WEIGHTS=folder / "other.pth"),
         "too many GPUs": lambda: command("bad", "--num-gpus", "99", MODEL__DEVICE="cuda"),
         "corrupt image, torchrun": lambda: with_broken_image(
@@ -105,6 +106,7 @@ def runs(tmp_path_factory):
 
 
 BAD = {
+    "nothing to resume": "--resume: there is no checkpoint in OUTPUT_DIR",
     "unknown key": "unknown config key SOLVER.MAX_ITERS .*did you mean SOLVER.MAX_ITER?",
     "no data": "toy_val not found: looked for .*nowhere/toy/toy_val; DETECTRON2_DATASETS",
     "no checkpoint, two processes": "checkpoint .*none.pth does not exist",

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ita.classes import read_class_list
+from ita.classes import read_class_list, shipped_class_lists
 from ita.data.catalogue import (
     ROOT_VARIABLE,
     SEMANTIC,
@@ -64,7 +64,9 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         return str(path.parent / Path(value).expanduser()) if value else ""
 
     # Read now, unlike the other files, which are looked for when the set is loaded.
-    class_list_file = str(datasets_root() / file("class_list"))
+    class_list_file = keys["class_list"]
+    if class_list_file not in shipped_class_lists():
+        class_list_file = str(datasets_root() / file("class_list"))
     class_list = read_class_list(class_list_file)
     labels = LabelFolder(
         file("label_root"),

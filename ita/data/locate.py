@@ -95,12 +95,16 @@ class Located:
         raise UserError(f"data set {row.name} has no labels: looked for {looked_for}{self.hint()}")
 
     def hint(self) -> str:
-        """Remedy to append to an error message about missing files; may be empty."""
-        if os.path.isabs(self.row.image_root):
-            return ""
-        hint = f"; {ROOT_VARIABLE} ({self.root}) is the folder of all data sets"
-        command = self.row.label_folders[0].made_by if self.row.label_folders else ""
-        if command and not self.row.panoptic_json:
+        """End of an error message about missing files: how to provide them."""
+        row = self.row
+        hint = ""
+        if not os.path.isabs(row.image_root):
+            hint = f"; {ROOT_VARIABLE} ({self.root}) is the folder of all data sets"
+        command = row.panoptic_made_by
+        if row.label_folders:
+            command = command or row.label_folders[0].made_by
+        # A benchmark with panoptic files has to be downloaded first.
+        if command and (not row.family or not row.panoptic_json):
             hint += f"; to prepare this one: {command}"
         return hint
 

@@ -63,8 +63,10 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
     test_sets = load_test_sets(cfg)
     if not test_sets:
         raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
-    if resume and (last := last_checkpoint(cfg.OUTPUT_DIR)):
-        cfg.MODEL.WEIGHTS = last
+    if resume:
+        cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError(f"--resume: there is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})")
     if cfg.MODEL.WEIGHTS:
         model = load_model(cfg, cfg.MODEL.WEIGHTS)
     else:

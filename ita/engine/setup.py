@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from ita.errors import UserError
 from ita.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,12 @@ def choose_device(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("no GPU is visible: using cpu instead of MODEL.DEVICE %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE} is not a device; use cuda or cpu"
+        ) from error
 
 
 def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -99,6 +99,7 @@ def test_a_closed_pipe_ends_quietly(image, tmp_path):
         (["--classes", " ; "], "is empty"),
         (["--classes", "cat, ; dog"], "has an empty name"),
         (["--classes", "no_such_file.txt"], "no_such_file.txt"),
+        (["--classes", "ade15"], "did you mean ade150?"),
         (["--classes", "cat", "--weights", "model.pth"], "--config-file"),
         (["--classes", "cat", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["--classes", "cat", "--device", "gpu"], "device gpu cannot be used"),

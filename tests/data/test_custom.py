@@ -121,6 +121,11 @@ def test_a_class_list_below_the_folder_of_all_data_sets(register, tmp_path, monk
     assert MetadataCatalog.get("mini_fields").class_list.names == ("crop", "weed")
 
 
+def test_a_class_list_of_the_package(register, tmp_path, monkeypatch):
+    register(BELOW_ROOT.replace("classes.txt", "pas20"))
+    assert len(MetadataCatalog.get("mini_fields").class_list) == 20
+
+
 def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "elsewhere"))
     register(BELOW_ROOT)

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
 from ita.engine import setup
-from ita.engine.setup import seed_process
+from ita.engine.setup import choose_device, seed_process
+from ita.errors import UserError
 
 
 def test_every_process_draws_numbers_of_its_own(tiny_config, monkeypatch):
@@ -14,3 +16,8 @@ def test_every_process_draws_numbers_of_its_own(tiny_config, monkeypatch):
 
     assert draw() == draw()
     assert len({draw(), draw(rank=1), draw(seed=8), draw(offset=100), draw(seed=-1)}) == 5
+
+
+def test_a_device_that_is_none(tiny_config):
+    with pytest.raises(UserError, match=r"MODEL\.DEVICE gpu is not a device"):
+        choose_device(tiny_config(MODEL__DEVICE="gpu"))
