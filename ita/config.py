@@ -27,6 +27,8 @@ ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
     "INPUT.COLOR_AUG_SSD": (False, "the recipe has no color augmentation"),
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not resampled"),
     "INPUT.SIZE_DIVISIBILITY": (-1, "the mapper pads to INPUT.IMAGE_SIZE"),
+    "MODEL.META_ARCHITECTURE": ("ITA", "there is one architecture"),
+    "MODEL.BACKBONE.NAME": ("CLIP", "the frozen CLIP is the backbone"),
     "MODEL.FC_CLIP.EMBED_DIM": (None, "read from the CLIP model"),
     "MODEL.MASK_FORMER.DROPOUT": (0.0, "there is no dropout"),
     "MODEL.MASK_FORMER.ENC_LAYERS": (0, "SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS sets the depth"),

@@ -1,6 +1,5 @@
 """Segmenters that share a model: vocabulary and options are values, not state."""
 
-import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -99,12 +98,16 @@ def test_label_maps_need_semantic_results(model):
         segmenter_of(model, PLACES, semantic=False, panoptic=True).segment([make_record()])
 
 
-def test_the_training_vocabulary_follows_the_model(model):
-    """Also to another type or device, after it was encoded."""
+def test_a_moved_model_encodes_its_training_classes_again(model, monkeypatch):
+    """Else they would stay on the device that the model was on."""
+    texts, encode = [], model.backbone.encode_text
+    monkeypatch.setattr(model.backbone, "encode_text", lambda t: texts.extend(t) or encode(t))
     model.prepare_training()
-    moved = copy.deepcopy(model).to("meta")
-    assert moved._train_vocabulary is None
-    assert model.prepare_training().features.device.type == "cpu"
+    once = len(texts)
+    model.prepare_training()
+    assert len(texts) == once > 0
+    model.to("cpu").prepare_training()
+    assert len(texts) == 2 * once
 
 
 def test_results_need_no_gradient(model):

@@ -34,25 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="ita", description="Image-Text Aggregation for open-vocabulary segmentation."
-    )
-    parser.add_argument("--version", action="store_true", help="print versions and exit")
-    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
-    for name, summary in SUBCOMMANDS.items():
-        # Only the selected subcommand is imported and adds its arguments.
-        used = name in words[:1]
-        if not used:
-            subparsers.add_parser(name, help=summary, add_help=False)
-            continue
-        module = importlib.import_module(f"ita.cli.{name.replace('-', '_')}")
-        subparser = subparsers.add_parser(
-            name,
-            help=summary,
-            description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        module.add_arguments(subparser)
+    parser = _build_parser(words)
     options = parser.parse_args(words)
     if options.version:
         from ita.cli.version import describe_versions
@@ -79,3 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output is gone; Python must not try to flush the rest to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def _build_parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser of a command line; only its subcommand is imported and adds arguments."""
+    parser = argparse.ArgumentParser(
+        prog="ita", description="Image-Text Aggregation for open-vocabulary segmentation."
+    )
+    parser.add_argument("--version", action="store_true", help="print versions and exit")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+    for name, summary in SUBCOMMANDS.items():
+        if name not in words[:1]:
+            subparsers.add_parser(name, help=summary, add_help=False)
+            continue
+        module = importlib.import_module(f"ita.cli.{name.replace('-', '_')}")
+        subparser = subparsers.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    return parser

@@ -152,9 +152,10 @@ def _add_train_model(parser: argparse.ArgumentParser) -> None:
 
 def run_train_model(options: argparse.Namespace) -> int:
     """Train the model and print its results."""
-    from ita.toy.model_training import Schedule, train_toy_model
+    from ita.toy.model_training import train_toy_model
 
-    schedule = Schedule(options.scenes, options.iterations)
-    table = train_toy_model(options.output.resolve(), options.work.resolve(), schedule)
+    table = train_toy_model(
+        options.output.resolve(), options.work.resolve(), options.scenes, options.iterations
+    )
     sys.stdout.write(f"{table}\nThe model is in {options.output}\n")
     return 0

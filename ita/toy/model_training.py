@@ -1,6 +1,5 @@
 """Training of the toy model that is installed with the package."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
 
 CONFIG = "configs/toy/ita_tiny_long.yaml"
-TRAIN_SCENES = 3000
 CARD_NAME = "README.md"
 TEST_SETS = {
     "toy_val": "validation scenes",
@@ -22,15 +20,7 @@ TEST_SETS = {
 }
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Size of the training; the defaults are those of the installed model."""
-
-    scenes: int = TRAIN_SCENES
-    iterations: int = 4800
-
-
-def train_toy_model(folder: Path, work: Path, schedule: Schedule) -> str:
+def train_toy_model(folder: Path, work: Path, scenes: int, iterations: int) -> str:
     """Train the model of ``folder/config.yaml`` and write its weights and model card.
 
     An interrupted training resumes from the last checkpoint in ``work``.
@@ -38,7 +28,8 @@ def train_toy_model(folder: Path, work: Path, schedule: Schedule) -> str:
     Args:
         folder: model folder with ``config.yaml``.
         work: folder for scenes, checkpoints and logs.
-        schedule: number of training scenes and iterations.
+        scenes: number of training scenes.
+        iterations: number of training iterations.
 
     Returns:
         The results table of the card.
@@ -50,23 +41,23 @@ def train_toy_model(folder: Path, work: Path, schedule: Schedule) -> str:
     if not config.is_file():
         raise UserError(f"{config} does not exist; copy the one in ita/toy/model")
     run = work / "run"
-    make_toy_dataset(work / "datasets" / "toy", train=schedule.scenes)
+    make_toy_dataset(work / "datasets" / "toy", train=scenes)
     run_training(
         str(config),
         work / "datasets",
         "--resume",
         *("OUTPUT_DIR", str(run)),
         *("DATASETS.TEST", str(tuple(TEST_SETS))),
-        *("SOLVER.MAX_ITER", str(schedule.iterations)),
-        *("SOLVER.STEPS", f"({schedule.iterations * 4 // 5},)"),
+        *("SOLVER.MAX_ITER", str(iterations)),
+        *("SOLVER.STEPS", f"({iterations * 4 // 5},)"),
     )
     checkpoint = read_checkpoint(last_checkpoint(run))
     export_weights(checkpoint, folder / WEIGHTS_NAME)
     table = _table(read_results(run))
     card = _CARD.format(
         table=table,
-        scenes=f"{schedule.scenes:,}",
-        iterations=f"{schedule.iterations:,}",
+        scenes=f"{scenes:,}",
+        iterations=f"{iterations:,}",
         parameters=f"{sum(t.numel() for t in checkpoint['model'].values()):,}",
         megabytes=f"{(folder / WEIGHTS_NAME).stat().st_size / 1e6:.1f}",
     )
