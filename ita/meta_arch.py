@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from ita.build import parts_from_config
 from ita.classes import ClassList
 from ita.errors import UserError
-from ita.modeling.clip import DENSE, FrozenCLIP
+from ita.modeling.clip import FrozenCLIP
 from ita.modeling.criterion import SetCriterion
 from ita.modeling.decoder import Decoder, Prediction
 from ita.modeling.dominant import DominantCategories, valid_fraction
-from ita.modeling.matcher import Target
+from ita.modeling.image_towers import DENSE
 from ita.modeling.pixel_decoder import PixelDecoder, PixelFeatures
 from ita.modeling.postprocess import InferenceOptions, geometric_ensemble
+from ita.modeling.targets import Target, as_masks
 from ita.modeling.vocabulary import (
     BARE,
     PROMPTS,
@@ -140,8 +141,8 @@ class ITA(nn.Module):
 
         Args:
             batched_inputs: for each image a dict of ``image``, uint8 RGB [3, H, W]; ``instances``
-                with ``gt_classes`` [M] and ``gt_masks`` bool [M, H, W]; optionally ``valid_size``,
-                (h, w) of the image without padding.
+                with ``gt_classes`` [M] and ``gt_masks``, a :class:`SegmentMap` or bool [M, H, W];
+                optionally ``valid_size``, (h, w) of the image without padding.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice``, and the same for each earlier prediction with
@@ -152,11 +153,11 @@ class ITA(nn.Module):
         """
         if self.criterion is None:
             raise ValueError("a model without a criterion has no training losses")
-        targets = self._targets(batched_inputs)
+        _check_annotations(batched_inputs)
         vocabulary = self.prepare_training()
         images = self.encode_images(batched_inputs)
         decoded = self.decode(images, vocabulary)
-        targets = [target.padded_to(images.padded_size) for target in targets]
+        targets = self._targets(batched_inputs, images.padded_size)
         return self.criterion(decoded.predictions, targets, decoded.dominant_classes)
 
     def encode_images(self, batched_inputs: Sequence[Record]) -> EncodedImages:
@@ -274,19 +275,27 @@ class ITA(nn.Module):
         return super()._apply(*args, **kwargs)
 
     def _normalized(self, batched_inputs: Sequence[Record]) -> ImageList:
-        images = [record["image"].to(self.device) for record in batched_inputs]
+        images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
         normalized = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(normalized, self.backbone.size_divisibility)
 
-    def _targets(self, batched_inputs: Sequence[Record]) -> list[Target]:
-        """Ground truth of each image, masks without padding."""
-        if any("instances" not in record for record in batched_inputs):
-            raise UserError(
-                "a record has no instances: calling the model computes training losses; "
-                "ita.Segmenter(model, vocabulary, options) segments images"
-            )
-        instances = [record["instances"].to(self.device) for record in batched_inputs]
-        return [Target(i.gt_classes, i.gt_masks.float()) for i in instances]
+    def _targets(self, batched_inputs: Sequence[Record], frame: tuple[int, int]) -> list[Target]:
+        """Ground truth of each image on the model's device; masks stay as compact as they come."""
+        targets = []
+        for record in batched_inputs:
+            instances = record["instances"]
+            labels, masks = instances.gt_classes, as_masks(instances.gt_masks)
+            labels = labels.to(self.device, non_blocking=True)
+            targets.append(Target(labels, masks.to(self.device, non_blocking=True), frame))
+        return targets
+
+
+def _check_annotations(batched_inputs: Sequence[Record]) -> None:
+    if any("instances" not in record for record in batched_inputs):
+        raise UserError(
+            "a record has no instances: calling the model computes training losses; "
+            "ita.Segmenter(model, vocabulary, options) segments images"
+        )
 
 
 def build_model(cfg: CfgNode, train_class_list: ClassList | None = None) -> ITA:

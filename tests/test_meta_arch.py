@@ -15,8 +15,9 @@ from ita.classes import ClassList
 from ita.config import load_config
 from ita.errors import UserError
 from ita.meta_arch import ITA, build_model
-from ita.modeling.clip import DENSE
+from ita.modeling.image_towers import DENSE
 from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.targets import SegmentMap
 from ita.modeling.vocabulary import BARE, TextEncoder, class_logits
 from ita.segmenter import Segmenter
 from ita.toy.names import SEEN_THINGS
@@ -456,21 +457,41 @@ def test_the_criterion_is_told_the_classes_of_the_text_queries(make_ita):
     assert len(told[0]) == model.dominant.num_dominant
 
 
-def test_targets_are_padded_like_the_images(make_ita):
-    """A batch of unequal sizes: each target lies where its image does."""
+def test_targets_lie_where_their_images_do(make_ita):
+    """A batch of unequal sizes: points are relative to the padded images."""
     model, seen = make_ita().train(), {}
     model.criterion.register_forward_hook(lambda _, args, __: seen.update(args=args))
     records = [make_record(33, 90), make_record(64, 40, targets=0)]
     model(records)
     predictions, targets, _ = seen["args"]
     assert predictions[0].mask_logits.shape[-2:] == (16, 24)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(96), indexing="ij")
+    centers = torch.stack([(x + 0.5) / 96, (y + 0.5) / 64], dim=-1).view(1, -1, 2)
     for target, record in zip(targets, records, strict=True):
         truth = record["instances"]
         assert torch.equal(target.labels, truth.gt_classes)
-        assert target.masks.shape == (len(truth), 64, 96)
         height, width = truth.image_size
-        assert torch.equal(target.masks[:, :height, :width].bool(), truth.gt_masks)
-        assert target.masks.sum() == truth.gt_masks.sum()
+        expected = torch.zeros(len(truth), 64, 96)
+        expected[:, :height, :width] = truth.gt_masks
+        sampled = target.sample(torch.arange(len(truth)), centers)
+        torch.testing.assert_close(sampled.view_as(expected), expected, atol=1e-4, rtol=0)
+
+
+def test_masks_as_one_map_give_the_losses_of_separate_masks(make_ita):
+    model = without_zeros(make_ita(point_source=fixed_points)).train()
+    records = [make_record(targets=3), make_record(64, 40, targets=2, seed=1)]
+    dense, compact = [], []
+    for record in records:
+        truth = record["instances"]
+        index = torch.randint(0, 4, truth.image_size, generator=torch.Generator().manual_seed(5))
+        segments = SegmentMap(index.to(torch.uint8), len(truth))
+        for masks, converted in ((segments.dense(), dense), (segments, compact)):
+            instances = Instances(truth.image_size, gt_classes=truth.gt_classes, gt_masks=masks)
+            converted.append({**record, "instances": instances})
+    expected, losses = model(dense), model(compact)
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-5, atol=1e-6)
 
 
 def run_in(model, records, device, dtype):

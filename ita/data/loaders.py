@@ -36,6 +36,7 @@ def build_train_loader(
     total_batch_size: int,
     num_workers: int,
     seed: int | None = None,
+    pin_memory: bool = False,
 ) -> "RecordLoader":
     """Build an endless loader of this process's batches, reshuffled every epoch.
 
@@ -45,6 +46,7 @@ def build_train_loader(
         total_batch_size: images per step over all processes.
         num_workers: data loader workers per training process; 0 loads in the process itself.
         seed: shuffling seed; None draws one that all processes share.
+        pin_memory: copy batches to pinned memory, from which copies to a GPU do not block.
 
     Raises:
         UserError: no data set, one that cannot be loaded, data sets with different class lists, or
@@ -65,6 +67,7 @@ def build_train_loader(
         total_batch_size=total_batch_size,
         aspect_ratio_grouping=False,  # the mapper returns squares of one size
         num_workers=num_workers,
+        pin_memory=pin_memory,
     )
     return RecordLoader(loader, len(records))
 

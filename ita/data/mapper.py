@@ -15,6 +15,7 @@ from torch import Tensor
 from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.registration import check_registered
 from ita.errors import UserError
+from ita.modeling.targets import SegmentMap
 
 # Gray value of image padding, before normalization (design section 6).
 PAD_VALUE = 128
@@ -82,8 +83,8 @@ class TrainingMapper:
             - ``image``: uint8 [3, S, S] RGB, the image at the top left, padded with 128; smaller
               without padding.
             - ``valid_size``: (height, width) of the image without its padding.
-            - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` bool [M, S, S]; False in the
-              padding.
+            - ``instances``: ``gt_classes`` int64 [M], ``gt_masks`` a :class:`SegmentMap` [S, S] of
+              M masks; the padding is in none.
             - ``height``, ``width``: of the file; ``file_name``, ``image_id``.
 
         Raises:
@@ -106,9 +107,9 @@ class TrainingMapper:
             present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
             classes = present[present != _void(labels)].tolist()
             labels = _relabel(labels, classes)
-        instances = Instances(labels.shape)
+        instances = PinnableInstances(labels.shape)
         instances.gt_classes = torch.as_tensor(np.asarray(classes, np.int64))
-        instances.gt_masks = label_masks(labels, len(classes))
+        instances.gt_masks = _segment_map(labels, len(classes))
         return {
             "image": _to_tensor(inputs.image),
             "valid_size": valid_size,
@@ -212,12 +213,21 @@ class InferenceMapper:
         return {"image": _to_tensor(resized), "height": height, "width": width}
 
 
-def label_masks(labels: np.ndarray, count: int) -> Tensor:
-    """Masks of the labels 0 ... count-1: bool [count, H, W] from [H, W]."""
-    masks = torch.zeros(count, labels.size, dtype=torch.bool)
-    pixels = np.flatnonzero(labels < count)
-    masks.numpy()[labels.reshape(-1)[pixels], pixels] = True
-    return masks.view(count, *labels.shape)
+class PinnableInstances(Instances):
+    """Instances that a data loader copies to pinned memory together with the image."""
+
+    def pin_memory(self) -> "PinnableInstances":
+        """Copy all fields to pinned memory."""
+        pinned = PinnableInstances(self.image_size)
+        for name, field in self.get_fields().items():
+            pinned.set(name, field.pin_memory())
+        return pinned
+
+
+def _segment_map(labels: np.ndarray, count: int) -> SegmentMap:
+    # PyTorch has few operations on 16-bit unsigned integers.
+    dtype = np.uint8 if labels.dtype == np.uint8 else np.int32
+    return SegmentMap(torch.from_numpy(np.array(labels, dtype, order="C")), count)
 
 
 class _LargeScaleJitter(T.ResizeScale):

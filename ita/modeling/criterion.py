@@ -12,10 +12,9 @@ from ita.modeling.matcher import (
     HungarianMatcher,
     Match,
     PointSource,
-    Target,
-    sample_at,
     uniform_points,
 )
+from ita.modeling.targets import Target, sample_at
 
 
 class SetCriterion(nn.Module):
@@ -132,13 +131,16 @@ class SetCriterion(nn.Module):
         logits = torch.cat(
             [m[match.queries] for m, match in zip(mask_logits, matches, strict=True)]
         )
-        target_masks = torch.cat(
-            [t.masks[match.targets] for t, match in zip(targets, matches, strict=True)]
-        )
         logits = logits.float()
         with torch.no_grad():
             points = self._sample_points(logits)
-            target_masks = sample_at(target_masks, points)
+            of_images = points.split([len(match.targets) for match in matches])
+            target_masks = torch.cat(
+                [
+                    target.sample(match.targets, of_image)
+                    for target, match, of_image in zip(targets, matches, of_images, strict=True)
+                ]
+            )
         logits = sample_at(logits, points)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, target_masks, reduction="none")
         return cross_entropy.mean(dim=1).sum(), dice_loss(logits, target_masks).sum()

@@ -9,28 +9,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ita.modeling.decoder import Prediction
+from ita.modeling.targets import Target, sample_at
 
 # Replaces costs that are not finite; larger than any other cost.
 NON_FINITE_COST = 1e9
 # (sets, points, device) -> [sets, points, 2] coordinates, x and y in 0-1.
 PointSource = Callable[[int, int, torch.device], Tensor]
-
-
-class Target(NamedTuple):
-    """Ground truth of one image.
-
-    Attributes:
-        labels: int64 [M] class ids.
-        masks: float32 [M, H, W] in 0-1; the criterion expects them at the padded size of the batch.
-    """
-
-    labels: Tensor
-    masks: Tensor
-
-    def padded_to(self, size: tuple[int, int]) -> "Target":
-        """Return the target with masks zero-padded at the right and bottom to (H, W)."""
-        height, width = self.masks.shape[-2:]
-        return Target(self.labels, F.pad(self.masks, (0, size[1] - width, 0, size[0] - height)))
 
 
 class Match(NamedTuple):
@@ -43,12 +27,6 @@ class Match(NamedTuple):
 def uniform_points(sets: int, points: int, device: torch.device) -> Tensor:
     """Sample points uniformly at random."""
     return torch.rand(sets, points, 2, device=device)
-
-
-def sample_at(images: Tensor, points: Tensor) -> Tensor:
-    """Sample images [N, H, W] bilinearly at points [N, P, 2] in 0-1 -> [N, P]."""
-    grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0, :, 0]
 
 
 class HungarianMatcher(nn.Module):
@@ -129,7 +107,8 @@ class HungarianMatcher(nn.Module):
         mask_logits = prediction.mask_logits[image].float()
         points = self.point_source(1, self.num_points, mask_logits.device)
         logits = sample_at(mask_logits, points.expand(len(mask_logits), -1, -1))
-        target_masks = sample_at(target.masks, points.expand(len(target.masks), -1, -1))
+        every = torch.arange(len(target.masks), device=points.device)
+        target_masks = target.sample(every, points)
         probability = prediction.class_logits[image].float().softmax(dim=-1)
         cost = (
             self.class_weight * -probability[:, target.labels]

@@ -66,7 +66,7 @@ def test_every_set_can_be_trained_on(root, name):
     label = truth[min(truth)]
     instances = mapped["instances"]
     assert set(instances.gt_classes.tolist()) == set(np.unique(label)) - {metadata.ignore_label}
-    assert int(instances.gt_masks.sum()) == (label != metadata.ignore_label).sum()
+    assert int(instances.gt_masks.dense().sum()) == (label != metadata.ignore_label).sum()
 
 
 def test_a847_in_the_other_place(root):
@@ -131,8 +131,9 @@ def test_voc_list_names_an_image_without_labels(root):
 def test_cityscapes_from_the_download(root):
     truth = mini_sets.cityscapes(root, prepared=False)
     assert_same(labels_of(CITYSCAPES), truth)
-    missing = MetadataCatalog.get(CITYSCAPES).missing_annotations["panoptic_json"]
-    assert "ita datasets prepare cityscapes --split val" in missing
+    path, remedy = MetadataCatalog.get(CITYSCAPES).missing_annotations["panoptic_json"]
+    assert path == str(root / "cityscapes/gtFine/cityscapes_panoptic_val.json")
+    assert remedy == "run: ita datasets prepare cityscapes --split val"
 
 
 @pytest.mark.parametrize("name", [CITYSCAPES, MAPILLARY])

@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from ita.data.mapper import InferenceMapper, TrainingMapper, label_masks
+from ita.data.mapper import InferenceMapper, TrainingMapper
 from ita.data.reading import load_semantic_label
 from ita.errors import UserError
 from tests.data.mini import DOG, GRASS, PERSON, SKY, random_image
@@ -56,11 +56,10 @@ def test_crowd_and_void_are_no_targets(quarters):
     assert instances.image_size == (60, 60)
     assert instances.gt_classes.tolist() == [PERSON, GRASS]
     assert instances.gt_classes.dtype == torch.int64
-    assert instances.gt_masks.dtype == torch.bool
     expected = torch.zeros(2, 60, 60, dtype=torch.bool)
     expected[0, :20, :30] = True
     expected[1, 20:40, 30:] = True
-    assert torch.equal(instances.gt_masks, expected)
+    assert torch.equal(instances.gt_masks.dense(), expected)
 
 
 def test_no_randomness_without_jitter_and_flip(quarters):
@@ -68,7 +67,7 @@ def test_no_randomness_without_jitter_and_flip(quarters):
     mapper = plain(47)
     first, second = mapper(record), mapper(record)
     assert torch.equal(first["image"], second["image"])
-    assert torch.equal(first["instances"].gt_masks, second["instances"].gt_masks)
+    assert torch.equal(first["instances"].gt_masks.dense(), second["instances"].gt_masks.dense())
 
 
 def test_image_and_masks_flip_together(panoptic):
@@ -78,7 +77,7 @@ def test_image_and_masks_flip_together(panoptic):
     white_at_left = set()
     for _ in range(20):
         mapped = mapper(record)
-        mask = mapped["instances"].gt_masks[0]
+        mask = mapped["instances"].gt_masks.dense()[0]
         assert torch.equal(mapped["image"][0] == 255, mask)
         assert (mapped["image"][:, 20:] == 128).all()
         white_at_left.add(bool(mask[0, 0]))
@@ -94,7 +93,7 @@ def test_jitter_keeps_image_masks_and_valid_size_together(panoptic, shape, scale
     mapper = plain(64, min_scale=scales[0], max_scale=scales[1])
     for _ in range(10):
         mapped = mapper(record)
-        masks = mapped["instances"].gt_masks
+        masks = mapped["instances"].gt_masks.dense()
         assert mapped["image"].shape == (3, 64, 64)
         assert masks.shape == (2, 64, 64)
         valid_height, valid_width = mapped["valid_size"]
@@ -128,7 +127,7 @@ def test_segments_that_the_crop_cuts_away_stay_as_empty_targets(panoptic):
     for _ in range(10):
         instances = mapper(record)["instances"]
         assert instances.gt_classes.tolist() == [PERSON, SKY, DOG]
-        empty += not instances.gt_masks[2].any()
+        empty += not instances.gt_masks.dense()[2].any()
     assert empty >= 5
 
 
@@ -142,7 +141,7 @@ def test_semantic_targets_are_the_classes_in_the_crop(semantic):
     expected = torch.zeros(2, 30, 30, dtype=torch.bool)
     expected[0, 10:20, :10] = True
     expected[1, :20, 10:] = True
-    assert torch.equal(instances.gt_masks, expected)
+    assert torch.equal(instances.gt_masks.dense(), expected)
     assert (mapped["height"], mapped["width"]) == (20, 30)
 
 
@@ -165,7 +164,7 @@ def test_semantic_and_panoptic_records_give_the_same_masks(panoptic, semantic):
     (panoptic_record,) = panoptic.register()
     from_panoptic = plain(77)(panoptic_record)["instances"]
     assert torch.equal(from_semantic.gt_classes, from_panoptic.gt_classes)
-    assert torch.equal(from_semantic.gt_masks, from_panoptic.gt_masks)
+    assert torch.equal(from_semantic.gt_masks.dense(), from_panoptic.gt_masks.dense())
 
 
 @pytest.mark.parametrize("count", [255, 256, 300])
@@ -178,19 +177,21 @@ def test_many_segments_are_resized_as_few_are(panoptic, count):
     resized = Image.fromarray(ids.astype(np.float32)).resize((75, 50), Image.Resampling.NEAREST)
     expected = np.zeros((75, 75))
     expected[:50] = np.asarray(resized)
-    masks = mapped["instances"].gt_masks
+    masks = mapped["instances"].gt_masks.dense()
     assert len(masks) == count
     numbered = (masks * torch.arange(1, count + 1)[:, None, None]).sum(dim=0)
     np.testing.assert_array_equal(numbered, expected)
 
 
-def test_label_masks_of_each_number():
-    labels = np.random.default_rng(0).integers(0, 6, (7, 9)).astype(np.uint8)
-    masks = label_masks(labels, 5)
-    assert masks.shape == (5, 7, 9)
-    for number in range(5):
-        np.testing.assert_array_equal(masks[number], labels == number)
-    assert label_masks(labels, 0).shape == (0, 7, 9)
+def test_masks_travel_as_one_map(panoptic):
+    """A byte per pixel for up to 255 segments, whatever their number."""
+    for count, size in ((255, 1), (256, 4)):
+        ids = 1 + np.arange(20 * 30).reshape(20, 30) % count
+        panoptic.add(random_image(20, 30), ids, dict.fromkeys(range(1, count + 1), (SKY, 0)))
+        mapped = plain(30)(panoptic.register()[-1])
+        index = mapped["instances"].gt_masks.index
+        assert index.shape == (30, 30)
+        assert index.element_size() == size
 
 
 def test_image_without_a_usable_pixel_is_skipped_and_counted(panoptic, semantic):
@@ -290,7 +291,7 @@ def test_real_coco_images(samples):
             truth[ids == info["id"]] = categories.index(info["category_id"])
         np.testing.assert_array_equal(load_semantic_label(record, metadata), truth)
         for info, class_id, mask in zip(
-            kept, instances.gt_classes, instances.gt_masks, strict=True
+            kept, instances.gt_classes, instances.gt_masks.dense(), strict=True
         ):
             assert class_id == categories.index(info["category_id"])
             np.testing.assert_array_equal(mask[:height, :width], ids == info["id"])

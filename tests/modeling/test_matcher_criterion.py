@@ -12,12 +12,11 @@ from ita.modeling.criterion import SetCriterion, dice_loss
 from ita.modeling.decoder import Prediction
 from ita.modeling.matcher import (
     HungarianMatcher,
-    Target,
     pairwise_cross_entropy,
     pairwise_dice,
-    sample_at,
     uniform_points,
 )
+from ita.modeling.targets import DenseMasks, Target, sample_at
 from tests.recipe import CRITERION, MATCHER
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
@@ -55,7 +54,11 @@ def make_target(count, seed=0):
     generator = torch.Generator().manual_seed(100 + seed)
     blocks = torch.rand(count, 1, 3, 4, generator=generator) > 0.5
     masks = F.interpolate(blocks.float(), size=(24, 32))[:, 0]
-    return Target(torch.randint(0, CLASSES, (count,), generator=generator), masks)
+    return as_target(torch.randint(0, CLASSES, (count,), generator=generator), masks)
+
+
+def as_target(labels, masks):
+    return Target(labels, DenseMasks(masks), tuple(masks.shape[-2:]))
 
 
 def make_criterion(points=None, **options):
@@ -115,7 +118,7 @@ def test_pairwise_losses():
 
 def pair_cost(prediction, image, query, target, index, points):
     x = sample_at(prediction.mask_logits[image, query][None], points[None])[0]
-    t = sample_at(target.masks[index][None], points[None])[0]
+    t = sample_at(target.masks.masks[index][None], points[None])[0]
     cross_entropy, dice = losses_of_pair(x, t)
     probability = prediction.class_logits[image, query].softmax(-1)[target.labels[index]]
     return -2 * probability.item() + 5 * cross_entropy + 5 * dice
@@ -168,7 +171,7 @@ def test_the_queries_of_dominant_categories_may_have_the_first_say():
     plain, preferring = make_matcher(**options), make_matcher(dominant_weight=50, **options)
     predictions = make_predictions(count=2, images=2, queries=5)
     targets = [
-        Target(torch.tensor(labels), make_target(3, seed).masks)
+        as_target(torch.tensor(labels), make_target(3, seed).masks.masks)
         for seed, labels in enumerate(([0, 1, 2], [1, 1, 2]))
     ]
     dominant = torch.tensor([[1, 0], [-1, 1]])
@@ -227,7 +230,7 @@ def test_losses_against_loops(counts):
             for q, m in zip(match.queries.tolist(), match.targets.tolist(), strict=True):
                 truth[i, q] = targets[i].labels[m]
                 x = sample_at(prediction.mask_logits[i, q][None], points[None])[0]
-                t = sample_at(targets[i].masks[m][None], points[None])[0]
+                t = sample_at(targets[i].masks.masks[m][None], points[None])[0]
                 pair = losses_of_pair(x, t)
                 cross_entropy, dice = cross_entropy + pair[0], dice + pair[1]
         number = max(1, sum(counts))
@@ -267,7 +270,7 @@ def test_everything_predicted_gets_a_gradient(counts):
 
 
 def test_a_target_that_the_crop_emptied():
-    target = Target(torch.tensor([1]), torch.zeros(1, 24, 32))
+    target = as_target(torch.tensor([1]), torch.zeros(1, 24, 32))
     losses = make_criterion()(make_predictions(), [target])
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_dice"] > 0
@@ -292,6 +295,12 @@ def test_points_are_the_most_uncertain_candidates_and_uniform_ones(ratio, monkey
     true_sample = criterion_module.sample_at
     monkeypatch.setattr(
         criterion_module, "sample_at", lambda im, p: (used.append(p), true_sample(im, p))[1]
+    )
+    true_masks = DenseMasks.sample
+    monkeypatch.setattr(
+        DenseMasks,
+        "sample",
+        lambda self, rows, p, f: (used.append(p), true_masks(self, rows, p, f))[1],
     )
     criterion([prediction], [target])
     for_truth, for_logits = used[-2:]
@@ -351,7 +360,7 @@ def test_sums_in_float16_do_not_overflow():
     masks = torch.full((1, 2, 6, 8), 6e4, dtype=torch.float16)
     prediction = Prediction(torch.zeros(1, 2, CLASSES + 1, dtype=torch.float16), masks)
     matcher = make_matcher()
-    target = Target(torch.tensor([0]), torch.zeros(1, 24, 32))
+    target = as_target(torch.tensor([0]), torch.zeros(1, 24, 32))
     losses = SetCriterion(matcher, WEIGHTS, **CRITERION)([prediction], [target])
     assert all(loss.isfinite() for loss in losses.values())
     assert losses["loss_mask"].item() > 5 * 4e4
