@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,23 @@ class ClassList:
         name: identifies the list in results.
         classes: synonyms of each class, in the order of the class ids.
         things: ids of the thing classes; all others are stuff.
+        label_ids: label id of each class in its file, which reports show; 0 to C - 1 by default.
+            Not part of the list's identity, and not stored in checkpoints.
     """
 
     name: str
     classes: tuple[tuple[str, ...], ...]
     things: frozenset[int] = frozenset()
+    label_ids: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if not self.label_ids:
+            object.__setattr__(self, "label_ids", tuple(range(len(self.classes))))
+        if len(self.label_ids) != len(self.classes):
+            raise UserError(
+                f"class list {self.name} has {len(self.label_ids)} label ids for "
+                f"{len(self.classes)} classes"
+            )
         if not self.classes:
             raise UserError(f"class list {self.name} is empty; give at least one class")
         for index, synonyms in enumerate(self.classes):
@@ -139,8 +149,9 @@ def read_ids_and_classes(path: str | Path) -> tuple[tuple[int, ...], ClassList]:
     classes = sorted(parse_class_list(path).items())
     file = find_class_list(path)
     name = file.stem if file.resolve().is_relative_to(PACKAGE) else str(path)
-    class_list = ClassList(name, tuple(names for _, names in classes))
-    return tuple(label_id for label_id, _ in classes), class_list
+    label_ids = tuple(label_id for label_id, _ in classes)
+    class_list = ClassList(name, tuple(names for _, names in classes), label_ids=label_ids)
+    return label_ids, class_list
 
 
 def find_class_list(path: str | Path) -> Path:
@@ -223,6 +234,40 @@ def _parse_line(line: str, where: str) -> tuple[int, tuple[str, ...]]:
     if not names:
         raise UserError(f"{where}: id {id_text} has no name; write 'id: name, synonym'")
     return int(id_text), names
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A class of a training list with names of several classes of a test list.
+
+    The logit of a class is the maximum over its names, so training does not separate the classes
+    covered, and all of them count as seen.
+
+    Attributes:
+        training: index of the class in the training list.
+        covered: indices of the classes of the test list, ascending, at least two.
+    """
+
+    training: int
+    covered: tuple[int, ...]
+
+
+def merges(training: ClassList, test: ClassList) -> list[Merge]:
+    """Find the classes of a training list that share exact names with several of a test list.
+
+    Returns:
+        One merge per class of the training list that has any, in its order.
+    """
+    owners: dict[str, list[int]] = {}
+    for index, synonyms in enumerate(test.classes):
+        for name in set(synonyms):
+            owners.setdefault(name, []).append(index)
+    found = []
+    for index, synonyms in enumerate(training.classes):
+        covered = sorted({owner for name in synonyms for owner in owners.get(name, ())})
+        if len(covered) > 1:
+            found.append(Merge(index, tuple(covered)))
+    return found
 
 
 def note_repetitions(class_list: ClassList) -> None:

@@ -7,7 +7,9 @@ import pytest
 from ita.classes import (
     CLASS_LISTS,
     ClassList,
+    Merge,
     choose_classes,
+    merges,
     note_repetitions,
     palette,
     parse_class_list,
@@ -87,6 +89,19 @@ def test_repeated_names_are_notes(write, caplog):
         note_repetitions(read_class_list(path))
     assert "1 first names are shared by several classes: bat" in caplog.text
     assert "2 synonyms are shared by several classes: animal, bat" in caplog.text
+
+
+def test_merges_are_found_by_exact_names():
+    training = ClassList.from_strings(
+        "train", ["sky", "building, skyscraper, tower", "water, lake", "table, Desk", "dog, dog"]
+    )
+    test = ClassList.from_strings(
+        "test",
+        ["tower", "lake, water", "desk, table", "house", "edifice, building", "dog", "a, dog"],
+    )
+    assert merges(training, test) == [Merge(1, (0, 4)), Merge(4, (5, 6))]
+    assert merges(test, training) == []
+    assert merges(training, training) == []
 
 
 @pytest.mark.parametrize(
@@ -223,3 +238,15 @@ def test_a_data_set_with_an_empty_list_is_refused(write, tmp_path):
 def test_texts_are_no_synonyms():
     with pytest.raises(UserError, match=r"class 0 of class list x is text.*from_strings"):
         ClassList("x", ("red arrow", "grass"))
+
+
+def test_label_ids_are_those_of_the_file(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("9: sky\n4: cat, kitten\n")
+    read = read_class_list(path)
+    assert dict(zip(read.label_ids, read.names, strict=True)) == {4: "cat", 9: "sky"}
+    assert ClassList.from_strings("given", ["cat", "sky"]).label_ids == (0, 1)
+    # They do not distinguish lists, and a checkpoint does not contain them.
+    assert ClassList.from_dict(read.to_dict()) == read
+    with pytest.raises(UserError, match="1 label ids for 2 classes"):
+        ClassList("two", (("cat",), ("sky",)), label_ids=(3,))

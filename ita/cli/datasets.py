@@ -3,6 +3,8 @@
     ita datasets check                          all benchmarks
     ita datasets check a847 pc59 --split val
     ita datasets check my_sets.yaml --deep      custom data sets, reading every file
+    ita datasets check --training coco133 --vocabulary my_classes.txt
+                                                two class lists: merges, seen and unseen classes
     ita datasets prepare ade20k --help          files to read and write
     ita datasets prepare ade20k
 
@@ -40,6 +42,8 @@ ALIASES = {
     "pascal-voc": ("pas20", "pas21"),
 }
 SPLITS = ("train", "val")
+# Class list of the data set that models are trained on by default.
+TRAINING_LIST = "coco133"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="check that data sets exist, are complete and readable",
+        help="check data sets, and class lists against the training list",
         description="Check that data sets exist, are complete and readable. Prints a table, the "
-        "problems and their remedies. Exit code 0 if all selected data sets are ready, else 1.",
+        "problems and their remedies; then, for each class list, how many classes are seen in "
+        "training and which classes the training list merges. Exit code 0 if all selected data "
+        "sets are ready, else 1.",
     )
     _add_check_arguments(check)
     check.set_defaults(run=run_check)
@@ -68,6 +74,20 @@ def _add_check_arguments(parser: argparse.ArgumentParser) -> None:
     add("--subset", action="store_true", help="accept fewer images than the complete set has")
     add("--deep", action="store_true", help="read every image and label")
     add("--workers", type=positive_int, default=_num_cores(), help="processes to read (--deep)")
+    add(
+        "--training",
+        default=TRAINING_LIST,
+        metavar="LIST",
+        help="training class list, a file or the name of a packaged one (default: %(default)s)",
+    )
+    add(
+        "--vocabulary",
+        action="append",
+        metavar="LIST",
+        help="class list to compare with it instead of those of the data sets; may be repeated; "
+        "without SET, no data set is checked",
+    )
+    add("--unseen", action="store_true", help="list the names of the unseen classes")
 
 
 def _add_prepare_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -101,12 +121,22 @@ class _PrepareHelp(argparse.Action):
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """Check the data sets and print the reports."""
+    """Check the data sets and compare the class lists; print the reports."""
+    from ita.classes import read_class_list
     from ita.data.checking import check_dataset, choose_rows
+    from ita.data.rows import distinct_class_lists
+    from ita.reports.coverage import format_coverage
     from ita.reports.readiness import format_problems, format_readiness
 
     # The report of a data set contains the warnings of loading it.
     logging.basicConfig(level=logging.ERROR)
+    training = read_class_list(options.training)
+    only_lists = options.vocabulary and not options.sets
+    rows = [] if only_lists else choose_rows(options.sets, options.split)
+    if options.vocabulary:
+        tests = [read_class_list(file) for file in options.vocabulary]
+    else:
+        tests = distinct_class_lists(rows)
     reports = [
         check_dataset(
             row,
@@ -115,10 +145,12 @@ def run_check(options: argparse.Namespace) -> int:
             workers=options.workers,
             progress=_show_progress,
         )
-        for row in choose_rows(options.sets, options.split)
+        for row in rows
     ]
-    sys.stdout.write(f"Data sets in {datasets_root()}\n\n{format_readiness(reports)}\n")
-    sys.stdout.write(format_problems(reports))
+    if reports:
+        sys.stdout.write(f"Data sets in {datasets_root()}\n\n{format_readiness(reports)}\n")
+        sys.stdout.write(f"{format_problems(reports)}\n")
+    sys.stdout.write(format_coverage(training, tests, list_unseen=options.unseen))
     return int(any(report.problems for report in reports))
 
 

@@ -122,6 +122,11 @@ def replacement(own: ClassList, file: str, dataset_name: str) -> ClassList:
     return class_list
 
 
+def distinct_class_lists(rows: Iterable[DatasetRow]) -> list[ClassList]:
+    """Class lists of data sets, each once: the splits of a data set share one."""
+    return [read_class_list(file) for file in dict.fromkeys(row.class_list for row in rows)]
+
+
 def _check_ids(row: DatasetRow, file_ids: Sequence[int]) -> None:
     count = len(file_ids)
     outside = [i for i in row.things if not 0 <= i < count]
