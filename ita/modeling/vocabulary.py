@@ -1,5 +1,6 @@
 """From class names to text classifier and class logits (paper section 3.2; design section 2)."""
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from ita.classes import ClassList
 from ita.modeling.clip import FrozenCLIP
+
+logger = logging.getLogger(__name__)
 
 PROMPTS: tuple[str, ...] = (
     "a photo of a {}.",
@@ -34,6 +37,8 @@ BARE: tuple[str, ...] = ("{}",)
 OTHER = "other"
 # Maximum scale of cosine similarities before softmax, as in CLIP's training.
 MAX_LOGIT_SCALE = 100.0
+# Number of names that a message lists.
+MAX_NAMES_LISTED = 10
 
 
 class TextEncoder:
@@ -159,6 +164,8 @@ def encode_candidates(
 ) -> Candidates:
     """Encode the candidates for dominant categories of a class list (design section 3).
 
+    Logs which names a name table lacks.
+
     Args:
         class_list: C classes with N synonyms.
         text: encodes the names.
@@ -176,8 +183,32 @@ def encode_candidates(
         queries = ranking.clone()
         for row in replaced:
             queries[row] = name_table[names[row]]
+    if name_table:
+        _note_missing(class_list, names, name_table)
     classes = torch.tensor([*_class_index(class_list), -1], device=text.clip.device)
     return Candidates(names, ranking, queries, classes)
+
+
+def _note_missing(
+    class_list: ClassList, names: Sequence[str], name_table: Mapping[str, Tensor]
+) -> None:
+    """Log how many of the names a name table lacks, and the first of them."""
+    distinct = dict.fromkeys(names)
+    missing = [name for name in distinct if name not in name_table]
+    if not missing:
+        count = len(distinct)
+        logger.info("name table: all %d candidate names of %s found", count, class_list.name)
+        return
+    more = len(missing) - MAX_NAMES_LISTED
+    logger.warning(
+        "name table (MODEL.ITA.NAME_TABLE): lacks %d of the %d candidate names of class list %s, "
+        "which keep CLIP's text features: %s%s",
+        len(missing),
+        len(distinct),
+        class_list.name,
+        ", ".join(missing[:MAX_NAMES_LISTED]),
+        f" and {more} more" if more > 0 else "",
+    )
 
 
 def _class_index(class_list: ClassList) -> list[int]:

@@ -1,5 +1,6 @@
 """Class names to classifier to class logits (design section 2)."""
 
+import logging
 import math
 from dataclasses import replace
 
@@ -10,7 +11,14 @@ import torch.nn.functional as F
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.modeling import vocabulary
-from ita.modeling.vocabulary import BARE, PROMPTS, Classifier, TextEncoder, class_logits
+from ita.modeling.vocabulary import (
+    BARE,
+    PROMPTS,
+    Classifier,
+    TextEncoder,
+    class_logits,
+    encode_candidates,
+)
 
 THE_PROMPTS = {
     "a photo of a {}.",
@@ -173,3 +181,45 @@ def test_a_zero_embedding_has_finite_logits_and_gradients():
     assert torch.equal(logits, torch.zeros(1, 3))
     logits.sum().backward()
     assert embedding.grad.isfinite().all()
+
+
+NAMES = ClassList.from_strings("some list", ["cat, kitten", "dog", "cat, sky"])
+
+
+@pytest.fixture
+def note(convnext_clip, caplog):
+    """Encodes the candidates with a table of these names; the records logged."""
+
+    def run(names, class_list=NAMES):
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        table = {name: torch.zeros(convnext_clip.embed_dim) for name in names}
+        text = TextEncoder(convnext_clip)
+        encode_candidates(class_list, text, prompts=BARE, name_table=table)
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    return run
+
+
+def test_names_that_a_name_table_lacks_are_logged(note):
+    """Once per vocabulary; a name of two classes counts once."""
+    ((level, message),) = note(["cat", "other", "zebra"])
+    assert level == "WARNING"
+    assert "MODEL.ITA.NAME_TABLE" in message
+    assert "lacks 3 of the 5 candidate names of class list some list" in message
+    assert message.endswith(": kitten, dog, sky")
+    assert "\n" not in message
+
+
+def test_a_name_table_that_lacks_nothing_is_no_warning(note):
+    ((level, message),) = note([*NAMES.synonyms, "other"])
+    assert level == "INFO"
+    assert "all 5 candidate names of some list" in message
+    assert note([]) == []
+
+
+def test_a_message_lists_few_of_many_names(note):
+    many = ClassList.from_strings("many", [f"name {i}" for i in range(30)])
+    ((_, message),) = note(["other", "name 3"], many)
+    assert "lacks 29 of the 31 candidate names" in message
+    assert message.endswith("name 8, name 9, name 10 and 19 more")
