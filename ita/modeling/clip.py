@@ -5,138 +5,32 @@ model name.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from ita.errors import UserError
+from ita.modeling.image_towers import STAGES, STRIDES, image_tower
 
-STAGES = ("res2", "res3", "res4", "res5")
-STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
-DENSE = "dense"
 # Texts per forward pass of the text tower.
 TEXT_BATCH = 512
-
-
-class ImageTower(Protocol):
-    """Interface of the two kinds of convolutional image towers."""
-
-    channels: dict[str, int]
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute res2 ... res5 and the dense CLIP feature of images [B, 3, H, W]."""
-
-    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
-        """Pool a dense feature [B, C, h, w] over masks [B, Q, h, w] -> CLIP space [B, Q, D]."""
-
-    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
-        """Pool a dense feature with cell weights [B, h, w] that sum to 1 -> [B, D]."""
-
-
-class ConvNeXtTower:
-    """A timm ConvNeXt with CLIP's head; pooled vectors pass the trunk's and CLIP's heads."""
-
-    def __init__(self, visual: TimmModel) -> None:
-        self.trunk, self.head = visual.trunk, visual.head
-        self.channels = {
-            name: info["num_chs"]
-            for name, info in zip(STAGES, self.trunk.feature_info, strict=True)
-        }
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        features, x = {}, self.trunk.stem(images)
-        for name, stage in zip(STAGES, self.trunk.stages, strict=True):
-            features[name] = x = stage(x)
-        return features | {DENSE: self.trunk.norm_pre(x)}
-
-    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
-        weights = mask / (mask.sum(dim=(-2, -1), keepdim=True) + 1e-8)
-        pooled = torch.einsum("bchw,bqhw->bqc", dense, weights.to(dense.dtype))
-        return self._project(pooled.flatten(0, 1)).unflatten(0, mask.shape[:2])
-
-    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
-        return self._project(torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype)))
-
-    def _project(self, pooled: Tensor) -> Tensor:
-        return self.head(self.trunk.head(pooled[:, :, None, None]))
-
-
-class ResNetTower:
-    """OpenAI's modified ResNet; regions are pooled by CLIP's attention pooling, one query each."""
-
-    def __init__(self, visual: ModifiedResNet) -> None:
-        self.visual = visual
-        self.layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
-        self.channels = {
-            name: layer[-1].conv3.out_channels
-            for name, layer in zip(STAGES, self.layers, strict=True)
-        }
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        v = self.visual
-        x = v.act1(v.bn1(v.conv1(images)))
-        x = v.act2(v.bn2(v.conv2(x)))
-        x = v.avgpool(v.act3(v.bn3(v.conv3(x))))
-        features = {}
-        for name, layer in zip(STAGES, self.layers, strict=True):
-            features[name] = x = layer(x)
-        return features | {DENSE: x}
-
-    def embed_masks(self, dense: Tensor, mask: Tensor) -> Tensor:
-        mean = dense.mean(dim=(-2, -1))
-        return self._attend(mean[:, None].expand(-1, mask.shape[1], -1), dense, mask)
-
-    def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
-        mean = torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype))
-        return self._attend(mean[:, None], dense, weights[:, None] > 0)[:, 0]
-
-    def _attend(self, query: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
-        """CLIP's attention pooling of queries [B, Q, C] over the cells of a mask."""
-        pool = self.visual.attnpool
-        keys = dense.flatten(2).transpose(1, 2) + self._resized_position(dense.shape[-2:])
-
-        def heads(x: Tensor, projection: nn.Linear) -> Tensor:
-            return projection(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
-
-        allowed = mask.flatten(2)
-        # The softmax over an empty region is undefined; attend to the whole image instead.
-        allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
-        pooled = F.scaled_dot_product_attention(
-            heads(query + pool.positional_embedding[0], pool.q_proj),
-            heads(keys, pool.k_proj),
-            heads(keys, pool.v_proj),
-            attn_mask=allowed[:, None],
-        )
-        return pool.c_proj(pooled.transpose(1, 2).flatten(2))
-
-    def _resized_position(self, size: Sequence[int]) -> Tensor:
-        """Resize the position embedding to the dense feature's size: [1, h*w, C]."""
-        position = self.visual.attnpool.positional_embedding[1:]
-        side = round(len(position) ** 0.5)
-        grid = position.T.reshape(1, -1, side, side)
-        grid = F.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)
-        return grid.flatten(2).transpose(1, 2)
 
 
 class FrozenCLIP(Backbone):
     """A frozen CLIP model: no gradients, always in eval mode.
 
     Args:
-        clip: an open_clip model with a ConvNeXt or ResNet image tower, with weights and
+        clip: an open_clip model with a convolutional image tower, with weights and
             ``preprocess_cfg`` set.
         tokenizer: texts -> [N, context] int64 token ids.
 
     Raises:
-        UserError: the image tower is neither a ConvNeXt nor a ResNet.
+        UserError: the image tower is not supported (:func:`ita.modeling.image_towers.image_tower`).
     """
 
     def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
@@ -145,14 +39,19 @@ class FrozenCLIP(Backbone):
         self.clip: Any = clip.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         visual: Any = clip.visual
-        self.tower = _image_tower(visual)
+        self.tower = image_tower(visual)
         self.preprocess_config = PreprocessCfg(**visual.preprocess_cfg)
-        self.embed_dim: int = self._text_width()
 
     def train(self, mode: bool = True) -> "FrozenCLIP":
         """Keep CLIP in eval mode regardless of ``mode``."""
         super().train(mode)
         self.clip.eval()
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "FrozenCLIP":
+        """Move or cast the weights, and arrange those of the image tower for the device."""
+        super()._apply(*args, **kwargs)
+        self.clip.visual.to(memory_format=self.memory_format)
         return self
 
     @property
@@ -161,9 +60,22 @@ class FrozenCLIP(Backbone):
         return self.clip.logit_scale.device
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of images and of the image tower's weights."""
+        # Convolutions of GPUs are faster in channels-last layout. On CPUs it changes the rounding
+        # of ResNets, enough to move a cell of a mask, and is no faster for a ConvNeXt.
+        on_gpu = self.device.type == "cuda"
+        return torch.channels_last if on_gpu else torch.contiguous_format
+
+    @property
     def logit_scale(self) -> Tensor:
         """CLIP's log scale of cosine similarities, a scalar."""
         return self.clip.logit_scale
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the width of CLIP space."""
+        return self.tower.embed_dim
 
     @property
     def channels(self) -> dict[str, int]:
@@ -202,7 +114,7 @@ class FrozenCLIP(Backbone):
             ``res2`` ... ``res5`` at strides 4 ... 32 and ``dense``, CLIP's last feature before
             pooling, at stride 32.
         """
-        return self.tower.features(images)
+        return self.tower.features(images.contiguous(memory_format=self.memory_format))
 
     @torch.no_grad()
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
@@ -213,8 +125,8 @@ class FrozenCLIP(Backbone):
             mask_logits: [B, Q, h, w] at the same size.
 
         Returns:
-            [B, Q, D], not normalized; an empty mask yields the embedding of a zero vector
-            (ConvNeXt) or of the whole image (ResNet).
+            [B, Q, D], not normalized; an empty mask yields the embedding of a zero vector or, with
+            attention pooling (OpenAI's ResNets), of the whole image.
         """
         return self.tower.embed_masks(dense, mask_logits > 0)
 
@@ -269,9 +181,6 @@ class FrozenCLIP(Backbone):
             return clip.encode_text(tokens)
         return encode_tokens(clip, tokens)
 
-    def _text_width(self) -> int:
-        return self.encode_text([""]).shape[-1]
-
 
 def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """Encode token ids [N, context] as features [N, D] with a causal text transformer.
@@ -286,14 +195,3 @@ def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     x = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
     projection = clip.text_projection
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-
-def _image_tower(visual: nn.Module) -> ImageTower:
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "stages"):
-        return ConvNeXtTower(visual)
-    if isinstance(visual, ModifiedResNet):
-        return ResNetTower(visual)
-    raise UserError(
-        f"the image tower of this CLIP is a {type(visual).__name__}; ITA requires a convolutional "
-        "one: choose a convnext_* or RN* model"
-    )

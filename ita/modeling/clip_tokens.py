@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ita.modeling.storage import write_tensors
@@ -45,14 +44,6 @@ def token_ids(tokens: Tensor) -> Tensor:
     # The end-of-text token has the largest id.
     ends = tokens.argmax(dim=-1, keepdim=True)
     return tokens[torch.arange(tokens.shape[1]) <= ends].unique()
-
-
-def has_few_tokens(path: Path) -> bool:
-    """Return whether a weights file contains only some rows of the token table."""
-    if path.suffix != ".safetensors":
-        return False
-    with safe_open(path, framework="pt") as file:
-        return ROWS in set(file.keys())
 
 
 def complete_token_table(state: dict[str, Tensor], shape: torch.Size) -> Tensor:

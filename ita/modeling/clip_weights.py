@@ -1,9 +1,8 @@
-"""Loading of CLIP models: open_clip names and tags, local files and folders, or random weights."""
+"""Building of CLIP models with published weights, weights from a file, or random ones."""
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -11,27 +10,27 @@ from typing import Any
 
 import open_clip
 import torch
-from detectron2.utils import comm
-from open_clip.factory import load_checkpoint, load_state_dict
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
-from torch import Tensor, nn
+from torch import Tensor
 
 from ita.errors import UserError
-from ita.files import PACKAGE, find_file
+from ita.files import find_file
 from ita.modeling.clip import FrozenCLIP
-from ita.modeling.clip_tokens import WarningTokenizer, complete_token_table, has_few_tokens
+from ita.modeling.clip_files import find_weights
+from ita.modeling.clip_state import differences, in_layout_of, is_torchscript, read_state
+from ita.modeling.clip_tokens import ROWS, WarningTokenizer, complete_token_table
+from ita.modeling.image_towers import image_tower
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
 # Checkpoints do not contain a random CLIP, so it must be reproducible.
 RANDOM_SEED = 0
-# File names of published open_clip weights, in order of preference.
-WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-# Parent folders searched for the weights folder of an open_clip tag.
-SEARCH_ROOTS = (Path(), PACKAGE.parent)
+# Name of the model config that is published with weights.
+CONFIG_FILE = "open_clip_config.json"
+# Settings of the image transform that weights were trained with.
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 def build_clip(model_name: str, weights: str) -> FrozenCLIP:
@@ -39,129 +38,47 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
 
     Args:
         model_name: an open_clip model name, or the path of an open_clip model config in JSON.
-        weights: an open_clip tag, a file, a folder with one weights file, or ``"random"``.
+        weights: an open_clip tag, a file, a folder (:func:`ita.modeling.clip_files.find_weights`),
+            or ``"random"``.
 
-    Paths are resolved by :func:`ita.files.find_file`. A file may contain only the used rows of the
-    token table (see ``clip_tokens``); words with other tokens are then logged as warnings.
+    Paths are resolved by :func:`ita.files.find_file`. The image tower and the names and shapes in
+    the file are checked first, on a model without data. A file may contain only the used rows of
+    the token table (see ``clip_tokens``); words with other tokens are then logged as warnings.
 
     Raises:
-        UserError: the model or tag is unknown, or the weights are not found and cannot be
-            downloaded, or do not fit the model.
+        UserError: the model or tag is unknown, its image tower is not supported, or the weights are
+            not found and cannot be downloaded, or do not fit the model.
     """
-    config = _model_config(model_name)
-    tag_config = open_clip.get_pretrained_cfg(model_name, weights) or {}
+    published = _published_config(model_name)
+    config = published.get("model_cfg", published)
+    with torch.device("meta"):
+        empty = _build(config, model_name)
+    image_tower(empty.visual.eval())
     path = None if weights == RANDOM else find_weights(model_name, weights)
-    # OpenAI's models were trained with QuickGELU, which open_clip's plain names do not select.
-    if tag_config.get("quick_gelu") or (path and _is_torchscript(path)):
+    settings = _training_settings(model_name, weights, path, published)
+    if settings.get("quick_gelu"):
         config["quick_gelu"] = True
+    state, rows = _fitting_state(empty, path, model_name) if path else ({}, None)
     # A fork, so that building CLIP neither depends on nor changes the job's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         clip = _build(config, model_name)
-    set_model_preprocess_cfg(clip, _preprocess(tag_config, clip.visual.image_size))
-    context_length = config["text_cfg"].get("context_length", 77)
-    if Path(model_name).suffix == ".json":
-        tokenizer = open_clip.SimpleTokenizer(context_length=context_length)
-    else:
-        tokenizer = open_clip.get_tokenizer(model_name, context_length=context_length)
+    set_model_preprocess_cfg(clip, _preprocessing(settings, clip.visual.image_size))
+    tokenizer = _tokenizer(model_name, config)
     if path is None:
         logger.warning("CLIP %s has random weights; its features carry no meaning", model_name)
-    elif (rows := _load(clip, path, model_name)) is not None:
+        return FrozenCLIP(clip, tokenizer)
+    if "quick_gelu" not in settings and f"{model_name}-quickgelu" in open_clip.list_models():
+        message = "CLIP %s uses GELU; if %s is from OpenAI, use the model name %s-quickgelu"
+        logger.warning(message, model_name, path, model_name)
+    clip.load_state_dict(state)
+    if rows is not None:
         tokenizer = WarningTokenizer(tokenizer, rows, weights)
     return FrozenCLIP(clip, tokenizer)
 
 
-def find_weights(model_name: str, weights: str) -> Path:
-    """Return the weights file that ``weights`` selects, downloaded if necessary.
-
-    One process of the job downloads into open_clip's cache, then one per machine that does not
-    share that cache; the others find the file there.
-
-    Raises:
-        UserError: the weights are not found and cannot be downloaded; the message names the file
-            and folder to provide.
-    """
-    path = find_file(weights)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        return _file_in_folder(path)
-    tag_config = open_clip.get_pretrained_cfg(model_name, weights)
-    if not tag_config:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
-        raise UserError(
-            f"CLIP weights {weights!r} are not a file, a folder or an open_clip tag of "
-            f"{model_name} (its tags: {tags})"
-        )
-    found = _file_in_hub_folder(tag_config)
-    # Processes that found a file synchronize too, as other machines may lack it.
-    for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
-        if may_download and found is None:
-            found = _download(model_name, weights, tag_config)
-        comm.synchronize()
-    assert found is not None
-    return found
-
-
-def hub_folder(tag_config: Mapping[str, Any]) -> str:
-    """Return the name of the folder that is searched for a tag's weights.
-
-    It is the Hugging Face id without the slash, as in the paper's README:
-    ``laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup``.
-    """
-    return tag_config.get("hf_hub", "").replace("/", "")
-
-
-def _file_in_hub_folder(tag_config: Mapping[str, Any]) -> Path | None:
-    folder_name = hub_folder(tag_config)
-    for root in SEARCH_ROOTS:
-        folder = root / folder_name
-        if folder_name and any((folder / name).is_file() for name in WEIGHT_FILES):
-            return _file_in_folder(folder)
-    return None
-
-
-def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
-    try:
-        with _quiet_hub():
-            return Path(open_clip.download_pretrained(tag_config))
-    except Exception as error:  # network failures raise almost any exception
-        source = tag_config.get("hf_hub", "").rstrip("/") or tag_config.get("url")
-        raise UserError(
-            f"CLIP weights {tag} of {model_name} were not found and cannot be downloaded "
-            f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
-            f"{hub_folder(tag_config)}, or pass the path of a weights file"
-        ) from error
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Suppress the hub client's log of its retries; only the final error is reported."""
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        hub.setLevel(level)
-
-
-def _file_in_folder(folder: Path) -> Path:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    files = sorted(f for f in folder.iterdir() if f.suffix in WEIGHT_SUFFIXES)
-    if len(files) != 1:
-        found = ", ".join(f.name for f in files) or "none"
-        raise UserError(
-            f"folder {folder} must contain one file of CLIP weights ({' or '.join(WEIGHT_FILES)}); "
-            f"found {found}: give the path of the file"
-        )
-    return files[0]
-
-
-def _model_config(model_name: str) -> dict[str, Any]:
-    """Return open_clip's model config by name or from a JSON file (bare or under ``model_cfg``)."""
+def _published_config(model_name: str) -> dict[str, Any]:
+    """Return open_clip's model config, possibly under ``model_cfg``, by name or JSON file."""
     path = Path(model_name)
     if path.suffix != ".json":
         config = open_clip.get_model_config(model_name)
@@ -174,13 +91,17 @@ def _model_config(model_name: str) -> dict[str, Any]:
     path = find_file(path)
     if not path.is_file():
         raise UserError(f"CLIP model config not found: {model_name}")
+    return _read_config(path)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read CLIP model config {path}: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"CLIP model config {path} is not a JSON object")
-    return config.get("model_cfg", config)
+    return config
 
 
 def _build(model_config: Mapping[str, Any], model_name: str) -> Any:
@@ -190,52 +111,116 @@ def _build(model_config: Mapping[str, Any], model_name: str) -> Any:
         if "timm_model_name" in config["vision_cfg"]:
             config["vision_cfg"]["timm_model_pretrained"] = False
         return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # open_clip and timm check values by assertions and look-ups
         raise UserError(f"cannot build CLIP {model_name}: {_reason(error)}") from error
 
 
-def _preprocess(tag_config: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    known = {k: tag_config[k] for k in keys if k in tag_config}
+def _training_settings(
+    model_name: str, weights: str, path: Path | None, published: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the weights were trained with: ``PREPROCESSING`` and ``quick_gelu``, if known.
+
+    The sources, best first: the tag, the format of the file, the config beside the file, the model
+    config, and the model's tags as far as they agree.
+    """
+    tag_config = open_clip.get_pretrained_cfg(model_name, weights)
+    if tag_config:
+        return tag_config
+    settings = _shared_by_tags(model_name) | (published.get("preprocess_cfg") or {})
+    if path is not None and (path.parent / CONFIG_FILE).is_file():
+        beside = _read_config(path.parent / CONFIG_FILE)
+        settings |= beside.get("preprocess_cfg") or {}
+        settings["quick_gelu"] = beside.get("model_cfg", beside).get("quick_gelu", False)
+    elif path is not None and is_torchscript(path):
+        settings["quick_gelu"] = True
+    return settings
+
+
+def _shared_by_tags(model_name: str) -> dict[str, Any]:
+    """Return the preprocessing of a model's tags if all have the same."""
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    configs = [open_clip.get_pretrained_cfg(model_name, tag) for tag in tags]
+    each = [{key: config[key] for key in PREPROCESSING} for config in configs]
+    return each[0] if each and all(one == each[0] for one in each) else {}
+
+
+def _preprocessing(settings: Mapping[str, Any], image_size: Any) -> dict[str, Any]:
+    known = {k: settings[k] for k in PREPROCESSING if settings.get(k) is not None}
+    for key in ("mean", "std"):
+        if key in known and not _is_color(known[key]):
+            raise UserError(f"{key} of CLIP's preprocess_cfg is {known[key]!r}, not three numbers")
     return asdict(PreprocessCfg(size=image_size, **known))
 
 
-def _is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, like OpenAI's original CLIP files."""
-    if path.suffix == ".safetensors":
-        return False
-    try:
-        reader = torch.PyTorchFileReader(str(path))
-    except RuntimeError:  # not a zip archive; loading the file reports the problem
-        return False
-    return "constants.pkl" in reader.get_all_records()
+def _is_color(value: Any) -> bool:
+    numbers = isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value)
+    return numbers and len(value) == 3
 
 
-def _load(clip: nn.Module, path: Path, model_name: str) -> Tensor | None:
-    """Load a file; return its token ids if it contains only some rows of the token table."""
+def _tokenizer(model_name: str, config: Mapping[str, Any]) -> Any:
+    context_length = config["text_cfg"].get("context_length", 77)
+    if Path(model_name).suffix == ".json":
+        return open_clip.SimpleTokenizer(context_length=context_length)
+    return open_clip.get_tokenizer(model_name, context_length=context_length)
+
+
+def _fitting_state(
+    empty: Any, path: Path, model_name: str
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Read a file whose tensors have the names and shapes of a model without data.
+
+    Returns:
+        The state dict; and the token ids if the file contains only some rows of the token table.
+    """
     logger.info("loading CLIP %s from %s", model_name, path)
+    rows = None
     try:
-        return _load_unchecked(clip, path)
+        raw = read_state(path)
+        state = in_layout_of(empty, raw)
+        if ROWS in state:
+            rows = complete_token_table(state, empty.token_embedding.weight.shape)
+        problem = differences(empty, state)
     except Exception as error:  # damaged files raise almost any exception
         raise UserError(
             f"{path} does not contain the weights of CLIP {model_name}: {_reason(error)}"
         ) from error
+    if problem:
+        others = " or ".join(_models_of(raw))
+        but = f" but of {others}" if others else ""
+        raise UserError(f"{path} does not contain the weights of CLIP {model_name}{but}: {problem}")
+    return state, rows
 
 
-def _load_unchecked(clip: Any, path: Path) -> Tensor | None:
-    rows = None
-    if has_few_tokens(path):
-        state = load_state_dict(str(path))
-        rows = complete_token_table(state, clip.token_embedding.weight.shape)
-        clip.load_state_dict(state)
-    elif _is_torchscript(path):
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        for key in ("input_resolution", "context_length", "vocab_size"):
-            state.pop(key, None)
-        clip.load_state_dict(state)
-    else:
-        load_checkpoint(clip, str(path), weights_only=True)
-    return rows
+def _models_of(state: Mapping[str, Any]) -> list[str]:
+    """Return open_clip's models with the names and shapes of a state dict."""
+    custom_text = "text.text_projection" in state
+    projection = state.get("text.text_projection" if custom_text else "text_projection")
+    if not isinstance(projection, Tensor):
+        return []
+    is_timm = any(name.startswith("visual.trunk.") for name in state)
+    configs = {
+        name: open_clip.get_model_config(name)
+        for name in open_clip.list_models()
+        if not name.endswith("-quickgelu")
+    }
+    # Building all models takes half a minute, even without data.
+    return [
+        name
+        for name, config in configs.items()
+        if [config["text_cfg"].get("width"), config["embed_dim"]] == list(projection.shape)
+        and config.get("custom_text", False) == custom_text
+        and ("timm_model_name" in config["vision_cfg"]) == is_timm
+        and _describes(config, name, state)
+    ]
+
+
+def _describes(config: Mapping[str, Any], name: str, state: Mapping[str, Any]) -> bool:
+    try:
+        with torch.device("meta"):
+            empty = _build(config, name)
+    except UserError:  # some models need more packages
+        return False
+    return not differences(empty, in_layout_of(empty, state))
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import huggingface_hub.constants
 import open_clip
 import pytest
 import safetensors.torch
@@ -13,9 +14,10 @@ from torch import nn
 
 from ita import files
 from ita.errors import UserError
-from ita.modeling import clip_weights
+from ita.modeling import clip_files
+from ita.modeling.clip_files import find_weights
 from ita.modeling.clip_tokens import ROWS, TABLE, save_clip, token_ids
-from ita.modeling.clip_weights import RANDOM, build_clip, find_weights
+from ita.modeling.clip_weights import RANDOM, build_clip
 from tests.conftest import RESNET, TINY_CLIP
 
 MODEL, TAG = "convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"
@@ -29,6 +31,13 @@ def trained():
     clip = build_clip(str(TINY_CLIP), RANDOM).clip
     generator = torch.Generator().manual_seed(5)
     return {k: torch.randn(v.shape, generator=generator) for k, v in clip.state_dict().items()}
+
+
+@pytest.fixture(autouse=True)
+def no_caches(tmp_path, monkeypatch):
+    """Without the weights that a developer may have downloaded."""
+    monkeypatch.setattr(clip_files, "OPENAI_CACHE", tmp_path / "no cache")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "no cache"))
 
 
 @pytest.fixture
@@ -75,14 +84,6 @@ def test_a_file_or_a_folder_with_one(name, in_folder, trained, tmp_path):
     assert same(clip.clip, expected)
 
 
-def test_the_published_names_come_first_in_a_folder(tmp_path):
-    for name in ("a.pt", "open_clip_pytorch_model.bin"):
-        (tmp_path / name).touch()
-        assert find_weights(MODEL, str(tmp_path)).name == name
-    (tmp_path / "open_clip_model.safetensors").touch()
-    assert find_weights(MODEL, str(tmp_path)).name == "open_clip_model.safetensors"
-
-
 @pytest.mark.parametrize("file", ["", "open_clip_model.safetensors"])
 def test_relative_paths_are_found_from_anywhere(file, trained, tmp_path, monkeypatch):
     """In the package, unless the working directory has them."""
@@ -101,34 +102,11 @@ def test_relative_paths_are_found_from_anywhere(file, trained, tmp_path, monkeyp
     assert find_weights(MODEL, weights).resolve() == own
 
 
-@pytest.mark.parametrize("names", [[], ["a.pt", "b.bin"], ["a.txt"]])
-def test_folders_without_a_clear_choice(names, tmp_path):
-    for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"open_clip_model.*give the path") as caught:
-        find_weights(MODEL, str(tmp_path))
-    assert all(name in str(caught.value) for name in names if not name.endswith(".txt"))
-
-
-@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
-def test_the_readmes_folder_is_found_without_being_named(name, no_network, tmp_path, monkeypatch):
-    """In the working directory and beside the package, whatever the working directory is."""
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / name).touch()
-    with monkeypatch.context() as context:
-        context.chdir(tmp_path)
-        assert find_weights(MODEL, TAG).resolve() == tmp_path / FOLDER / name
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path / "nowhere", tmp_path))
-    assert find_weights(MODEL, TAG) == tmp_path / FOLDER / name
-    with pytest.raises(UserError):
-        find_weights(MODEL, "laion2b_s29b_b131k_ft")
-
-
 def test_no_network_is_one_line_that_says_what_to_put_where(
     no_network, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
     with pytest.raises(UserError) as caught:
         build_clip(MODEL, TAG)
     message = str(caught.value)
@@ -151,35 +129,12 @@ def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch):
         return str(tmp_path / "cached.bin")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
     monkeypatch.setattr(open_clip, "download_pretrained", download)
     config = json.loads(TINY_CLIP.read_text())["model_cfg"]
     monkeypatch.setattr(open_clip, "get_model_config", {MODEL: config}.get)
     assert same(build_clip(MODEL, TAG).clip, trained)
     assert asked == ["laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"]
-
-
-@pytest.mark.parametrize("at_hand", [False, True])
-@pytest.mark.parametrize(("rank", "local_rank"), [(0, 0), (4, 0), (5, 1)])
-def test_processes_download_in_turn(rank, local_rank, at_hand, tmp_path, monkeypatch):
-    """The job's main process, each machine's, the rest; who has the file waits like the others."""
-    events = []
-    monkeypatch.setattr(clip_weights.comm, "is_main_process", lambda: rank == 0)
-    monkeypatch.setattr(clip_weights.comm, "get_local_rank", lambda: local_rank)
-    monkeypatch.setattr(clip_weights.comm, "synchronize", lambda: events.append("wait"))
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
-    monkeypatch.setattr(
-        open_clip, "download_pretrained", lambda _: events.append("download") or tmp_path / "cached"
-    )
-    if at_hand:
-        (tmp_path / FOLDER).mkdir()
-        (tmp_path / FOLDER / "open_clip_model.safetensors").touch()
-    path = find_weights(MODEL, TAG)
-    assert path.name == ("open_clip_model.safetensors" if at_hand else "cached")
-    expected = ["wait"] * 3
-    if not at_hand:
-        expected.insert({0: 0, 4: 1, 5: 2}[rank], "download")
-    assert events == expected
 
 
 @pytest.mark.parametrize(
@@ -403,7 +358,7 @@ def test_other_files_do_not(plain_resnet, resnet_config, resnet_clip, tmp_path):
 def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch):
     """Also where the file is no TorchScript archive, as the ones on the hub."""
     torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.bin")
-    monkeypatch.setattr(clip_weights, "SEARCH_ROOTS", (tmp_path,))
+    monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
     monkeypatch.setattr(open_clip, "download_pretrained", lambda _: tmp_path / "weights.bin")
     config = {**RESNET, "quick_gelu": False}
     monkeypatch.setattr(open_clip, "get_model_config", {"RN50": config}.get)

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from ita.modeling.conversion import convert_state_dict
+from ita.errors import UserError
+from ita.modeling.conversion import (
+    EMPTY_WEIGHT,
+    FCCLIP,
+    FIRST_RELEASE,
+    ITA,
+    convert,
+    convert_state_dict,
+    kind_of,
+)
 
 HEAD = "sem_seg_head."
 WEIGHT_BIAS = ("weight", "bias")
@@ -131,3 +140,133 @@ def test_our_own_names_stay(make_ita):
 )
 def test_an_unknown_name_is_kept_for_loading_to_report(name):
     assert list(convert_state_dict({name: torch.ones(1)})) == [name]
+
+
+def full(model):
+    """Random weights of a model in our names."""
+    return {name: torch.randn(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def tensors(conversion):
+    return {entry.new_name: entry.tensor for entry in conversion.mapped}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("target", [FCCLIP, FIRST_RELEASE])
+def test_there_and_back(target, make_ita):
+    is_fcclip = target == FCCLIP
+    model = make_ita(num_dominant=0 if is_fcclip else 3, self_attention=is_fcclip)
+    ours = full(model)
+    there = convert(ours, target)
+    assert there.kind == ITA
+    assert not there.dropped
+    assert list(there.missing) == [EMPTY_WEIGHT]
+    names = ancestors_names(model)
+    assert {entry.new_name: entry.name for entry in there.mapped} == names
+    assert all(entry.tensor.is_contiguous() for entry in there.mapped)
+    theirs = tensors(there)
+    assert kind_of(theirs) == target
+    back = convert(theirs, ITA)
+    assert back.kind == target
+    assert not back.dropped
+    assert not back.missing
+    assert equal(tensors(back), ours)
+    assert equal(tensors(back), convert_state_dict(theirs))
+    if not is_fcclip:
+        theirs = theirs["backbone.add_tgt_em.weight"]
+        assert torch.equal(theirs, ours["dominant.projection.weight"].T)
+
+
+def test_names_of_the_own_kind_stay(make_ita):
+    ours = full(make_ita(num_dominant=0, self_attention=True))
+    assert equal(tensors(convert(ours, ITA)), ours)
+    theirs = tensors(convert(ours, FCCLIP)) | {EMPTY_WEIGHT: torch.ones(6)}
+    again = convert(theirs, FCCLIP)
+    assert equal(tensors(again), theirs)
+    assert not again.dropped
+    assert not again.missing
+
+
+def test_fcclip_gets_an_ita_without_its_dominant_categories(make_ita):
+    model = make_ita(num_dominant=3, self_attention=True)
+    ours = full(model)
+    there = convert(ours, FCCLIP)
+    assert list(there.dropped) == ["dominant.projection.weight"]
+    positions = tensors(there)[f"{HEAD}predictor.query_embed.weight"]
+    assert torch.equal(positions, ours["decoder.query_position.weight"][3:])
+    assert positions.untyped_storage().nbytes() == 4 * positions.numel()
+    make_ita(num_dominant=0, self_attention=True).load_state_dict(
+        tensors(convert(tensors(there), ITA))
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_dominant", "self_attention", "target", "said"),
+    [
+        (3, False, FCCLIP, "FC-CLIP's decoder needs self-attention"),
+        (0, False, FCCLIP, "FC-CLIP's decoder needs self-attention"),
+        (3, True, FIRST_RELEASE, "has no self-attention"),
+        (0, False, FIRST_RELEASE, "needs the projection of dominant categories"),
+    ],
+)
+def test_models_without_a_place(num_dominant, self_attention, target, said, make_ita):
+    model = make_ita(num_dominant=num_dominant, self_attention=self_attention)
+    with pytest.raises(UserError, match=said):
+        convert(full(model), target)
+
+
+@pytest.mark.parametrize("target", [ITA, FCCLIP])
+def test_what_is_missing_is_named_in_the_names_of_the_target(target, make_ita):
+    model = make_ita(num_dominant=0, self_attention=True)
+    absent = {
+        "decoder.layers.1.self_attention.norm.bias",
+        "decoder.head.region_proj.0.weight",
+        "pixel_decoder.layers.0.attention.offsets.bias",
+        "decoder.input_proj.2.bias",
+        "void_embedding.weight",
+    }
+    ours = full(model)
+    assert absent < ours.keys()
+    part = {n: t for n, t in ours.items() if n not in absent and not n.startswith("backbone.")}
+    found = convert(part, target).missing
+    if target == ITA:
+        assert found.keys() == absent
+        return
+    names = {our_name: name for name, our_name in ancestors_names(model).items()}
+    expected = {names[name] for name in absent}
+    assert found.keys() == expected | {"backbone.clip_model.*", EMPTY_WEIGHT}
+
+
+def test_unknown_tensors_are_dropped(make_ita):
+    ours = full(make_ita())
+    theirs = tensors(convert(ours, FIRST_RELEASE)) | {"pixel_mean": torch.ones(3)}
+    assert list(convert(theirs, ITA).dropped) == ["pixel_mean"]
+    assert list(convert(ours | {"ema.decay": torch.ones(1)}, ITA).dropped) == ["ema.decay"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("decoder.query_position.weight", (4, 32)),
+        ("decoder.query_feature.weight", (7,)),
+        ("dominant.projection.weight", (40, 40)),
+    ],
+)
+def test_shapes_that_contradict_each_other(name, shape, make_ita):
+    ours = full(make_ita())
+    assert ours[name].shape != shape
+    ours[name] = torch.ones(shape)
+    with pytest.raises(UserError, match=f"do not fit each other.*{'x'.join(map(str, shape))}"):
+        convert(ours, ITA)
+
+
+def test_state_dicts_of_nobody(make_ita):
+    with pytest.raises(UserError, match=r"the first is conv1\.weight"):
+        convert({"conv1.weight": torch.ones(1), "void_embedding.weight": torch.ones(1)}, ITA)
+    mixed = {"decoder.head.logit_scale": torch.ones(())}
+    mixed[f"{HEAD}predictor.logit_scale"] = torch.ones(())
+    with pytest.raises(UserError, match="are mixed"):
+        convert(mixed, ITA)

@@ -21,7 +21,8 @@ from comparison.variants import SPLITS, Variant
 from ita.config import flatten, load_config
 from ita.errors import UserError
 from ita.files import write_atomically
-from ita.modeling.clip_weights import RANDOM, find_weights
+from ita.modeling.clip_files import find_weights
+from ita.modeling.clip_weights import RANDOM
 from ita.toy.dataset import DESCRIPTION
 
 # File in a run's folder with its settings, attempts and cost.

@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ita.modeling.clip import DENSE, STRIDES, ConvNeXtTower, encode_tokens
+from ita.modeling.clip import encode_tokens
 from ita.modeling.clip_tokens import token_ids
+from ita.modeling.image_towers import DENSE, STRIDES, ImageTower, image_tower
 from ita.toy.captions import SCENE_SIZE, SUBJECTS, Batch, CaptionedViews, all_texts
 from ita.toy.clip_training.measuring import ENLARGED
 
@@ -219,13 +220,14 @@ def _optimize(
     """Train in place a CLIP whose token embedding is reduced to ``rows``."""
     optimizer = _optimizer(clip, recipe.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _factor(s, recipe.steps))
+    tower = image_tower(clip.visual)
     clip.train()
     start = last_logged = time.perf_counter()
     for step, batch in zip(range(1, recipe.steps + 1), batches, strict=False):
         if not torch.isin(token_ids(batch.tokens), rows).all():
             raise ValueError("a caption has a word that is missing from all_texts()")
         batch = replace(batch, tokens=torch.searchsorted(rows, batch.tokens))
-        loss = _loss(clip, batch.to(device))
+        loss = _loss(clip, tower, batch.to(device))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(clip.parameters(), MAX_GRADIENT_NORM)
@@ -251,7 +253,7 @@ def normalized(pixels: Tensor) -> Tensor:
     return ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
-def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
+def _loss(clip: open_clip.CLIP, tower: ImageTower, batch: _Tensors) -> Tensor:
     """CLIP's contrastive loss between the images and captions of a batch.
 
     A scene is encoded once for all its windows: a window is embedded as the mean of the dense
@@ -259,7 +261,6 @@ def _loss(clip: open_clip.CLIP, batch: _Tensors) -> Tensor:
     """
     image = clip.encode_image(normalized(batch.views))
     if batch.scenes is not None:
-        tower = ConvNeXtTower(clip.visual)
         dense = tower.features(normalized(batch.scenes))[DENSE]
         windows = tower.embed_area(dense[batch.scene_of], batch.windows)
         image = torch.cat([image, windows])
