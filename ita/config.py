@@ -1,63 +1,22 @@
 """Config keys of ITA with defaults and meanings; loading and validation of configs.
 
 Keys known from earlier work keep their names (``MODEL.MASK_FORMER.*``, ``MODEL.SEM_SEG_HEAD.*``,
-``MODEL.FC_CLIP.*``), so that overrides written for Mask2Former and FC-CLIP can be pasted;
-ITA-specific keys are under ``MODEL.ITA``.
+``MODEL.FC_CLIP.*``), so that configs and overrides written for Mask2Former and FC-CLIP can be used
+(:mod:`ita.ancestor_keys`); ITA-specific keys are under ``MODEL.ITA``.
 """
 
 import difflib
 import functools
-import logging
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ita.ancestor_keys import COMMAND_LINE, Setting, translate
 from ita.errors import UserError
-
-logger = logging.getLogger(__name__)
-
-# Mask2Former and FC-CLIP keys that are fixed by design here or determined by other settings. A
-# pasted override may set them, but only to the value that this code implements. None accepts any
-# value, which is ignored because the effective one is read elsewhere.
-ANCESTOR_KEYS: dict[str, tuple[object, str]] = {
-    "INPUT.DATASET_MAPPER_NAME": (None, "one mapper serves every data set"),
-    "INPUT.COLOR_AUG_SSD": (False, "the recipe has no color augmentation"),
-    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not resampled"),
-    "INPUT.SIZE_DIVISIBILITY": (-1, "the mapper pads to INPUT.IMAGE_SIZE"),
-    "MODEL.META_ARCHITECTURE": ("ITA", "there is one architecture"),
-    "MODEL.BACKBONE.NAME": ("CLIP", "the frozen CLIP is the backbone"),
-    "MODEL.FC_CLIP.EMBED_DIM": (None, "read from the CLIP model"),
-    "MODEL.MASK_FORMER.DROPOUT": (0.0, "there is no dropout"),
-    "MODEL.MASK_FORMER.ENC_LAYERS": (0, "SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS sets the depth"),
-    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": (False, "features are projected where widths differ"),
-    "MODEL.MASK_FORMER.PRE_NORM": (False, "layers are post-norm"),
-    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (32, "the stride of CLIP's last stage"),
-    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": (None, "there is one decoder"),
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("multi_scale_pixel_decoder", "three levels"),
-    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": (4, "masks are predicted at stride 4"),
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": (
-        ["res3", "res4", "res5"],
-        "the three transformer levels",
-    ),
-    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": (
-        None,
-        "the encoder has MASK_FORMER.NHEADS heads",
-    ),
-    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": (None, "read from the data set's metadata"),
-    "MODEL.SEM_SEG_HEAD.IN_FEATURES": (["res2", "res3", "res4", "res5"], "all four stages"),
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": (1.0, "MASK_FORMER sets the loss weights"),
-    "MODEL.SEM_SEG_HEAD.NAME": (None, "there is one head"),
-    "MODEL.SEM_SEG_HEAD.NORM": ("GN", "the pixel decoder uses GroupNorm"),
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (None, "read from the class list"),
-    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": (None, "there is one pixel decoder"),
-    "SOLVER.BACKBONE_MULTIPLIER": (None, "the backbone is frozen"),
-    "SOLVER.OPTIMIZER": ("ADAMW", "the recipe's optimizer"),
-    "SOLVER.WEIGHT_DECAY_BIAS": (None, "biases decay like weights"),
-    "TEST.AUG.ENABLED": (False, "there is no test-time augmentation"),
-}
 
 # Keys with a fixed set of allowed values.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -114,8 +73,8 @@ def _add_dominant_keys(cfg: CfgNode) -> None:
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
-    # The only allowed value (ANCESTOR_KEYS). Detectron2's default differs, so a run's config.yaml,
-    # which contains every key, could not be loaded again.
+    # The only allowed value (ancestor_keys.FIXED), stated in a run's config.yaml instead of
+    # Detectron2's default.
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
@@ -186,8 +145,15 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
     # Mixed-precision dtype: "float16", "bfloat16", or "auto" (float16 on GPUs, bfloat16 on CPUs).
     cfg.SOLVER.AMP.DTYPE = "auto"
+    # TF32 in the float32 matrix products and convolutions of training, on GPUs.
+    cfg.SOLVER.TF32 = True
     # Evaluate in mixed precision, with the dtype of SOLVER.AMP.DTYPE.
     cfg.TEST.AMP = False
+    # TF32 in evaluations, on GPUs.
+    cfg.TEST.TF32 = False
+    # Metric by which model_best.pth is selected among the evaluations of a training, for example
+    # "openvocab_ade20k_panoptic_val/panoptic_seg/PQ"; "" writes no such file.
+    cfg.TEST.BEST_METRIC = ""
     # Visualizations written by each evaluation: the first images with prediction, ground truth and
     # a legend, which marks classes outside the training class list as unseen.
     cfg.TEST.NUM_PICTURES = 4
@@ -211,16 +177,30 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(f"overrides must be KEY VALUE pairs, but {overrides[-1]} has no value")
     cfg = get_cfg()
     add_ita_config(cfg)
-    _merge(cfg, flatten(_read_yaml(path)), str(path))
-    _merge(cfg, zip(overrides[::2], overrides[1::2], strict=True), "the command line")
+    settings = _settings(flatten(_read_yaml(path)), str(path))
+    settings |= _settings(zip(overrides[::2], overrides[1::2], strict=True), COMMAND_LINE)
+    _merge(cfg, translate(settings, dict(flatten(cfg))))
     validate_config(cfg)
     return cfg
+
+
+class _ConfigFile(CfgNode):
+    """Reader of config files."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> TextIO:
+        """Open a file, with Mask2Former's Python expressions as plain text.
+
+        They set training sizes, which have no effect here, and must not be evaluated.
+        """
+        with super()._open_cfg(filename) as file:
+            return io.StringIO(file.read().replace("!!python/object/apply:eval", ""))
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     """Read a YAML config, merged over its bases."""
     try:
-        content = CfgNode.load_yaml_with_base(str(path), allow_unsafe=False)
+        content = _ConfigFile.load_yaml_with_base(str(path), allow_unsafe=False)
     except RecursionError as error:
         raise UserError(f"cannot read config {path}: its _BASE_ chain is circular") from error
     except (TypeError, AttributeError):  # fvcore assumes that the file and its base are mappings
@@ -241,14 +221,15 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
-    """Merge (dotted key, value) pairs; the error for an unknown key suggests the closest one."""
+def _settings(items: Iterable[tuple[str, Any]], source: str) -> dict[str, Setting]:
+    """Decode the values of (dotted key, value) pairs, which may be Python literals in a string."""
+    return {key: Setting(CfgNode._decode_cfg_value(value), source) for key, value in items}
+
+
+def _merge(cfg: CfgNode, settings: Mapping[str, Setting]) -> None:
+    """Merge settings by dotted key; the error for an unknown key suggests the closest one."""
     known = dict(flatten(cfg))
-    for key, value in items:
-        value = CfgNode._decode_cfg_value(value)
-        if key in ANCESTOR_KEYS:
-            _check_ancestor_key(key, value, source)
-            continue
+    for key, (value, source) in settings.items():
         if key not in known:
             raise UserError(f"unknown config key {key} in {source}{_did_you_mean(key, known)}")
         if isinstance(known[key], float) and isinstance(value, int):
@@ -259,14 +240,6 @@ def _merge(cfg: CfgNode, items: Iterable[tuple[str, Any]], source: str) -> None:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
             raise UserError(f"bad value in {source}: {_one_line(error)}") from error
-
-
-def _check_ancestor_key(key: str, value: Any, source: str) -> None:
-    only, reason = ANCESTOR_KEYS[key]
-    if only is None or value == only:
-        logger.info("%s in %s has no effect: %s", key, source, reason)
-        return
-    raise UserError(f"{key} in {source} can only be {only!r} here, not {value!r}: {reason}")
 
 
 def _did_you_mean(key: str, known: Iterable[str]) -> str:

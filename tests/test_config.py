@@ -4,9 +4,14 @@ import logging
 from pathlib import Path
 
 import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
 
-from ita.config import ANCESTOR_KEYS, load_config
+from ita.ancestor_keys import FIXED
+from ita.config import load_config
 from ita.errors import UserError
+from tests.ancestors import BASE, MASK2FORMER, write_configs
 
 TRAIN = "DATASETS:\n  TRAIN: ('toy_train',)\n"
 ITA_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
@@ -167,69 +172,132 @@ def test_values_that_cannot_be(key, value, said, write):
     assert said in problem(write(TRAIN), [key, value])
 
 
-# What FC-CLIP's configs state, as far as it is no key of ours or Detectron2's.
-PASTED = """
-INPUT:
-  DATASET_MAPPER_NAME: "coco_panoptic_lsj"
-  COLOR_AUG_SSD: False
-  CROP:
-    SINGLE_CATEGORY_MAX_AREA: 1.0
-MODEL:
-  FC_CLIP:
-    EMBED_DIM: 768
-  SEM_SEG_HEAD:
-    NAME: "FCCLIPHead"
-    NUM_CLASSES: 133
-    IN_FEATURES: ["res2", "res3", "res4", "res5"]
-    IGNORE_VALUE: 255
-    NORM: "GN"
-    LOSS_WEIGHT: 1.0
-    COMMON_STRIDE: 4
-    PIXEL_DECODER_NAME: "MSDeformAttnPixelDecoder"
-    DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: ["res3", "res4", "res5"]
-    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: 8
-  MASK_FORMER:
-    TRANSFORMER_DECODER_NAME: "MultiScaleMaskedTransformerDecoder"
-    TRANSFORMER_IN_FEATURE: "multi_scale_pixel_decoder"
-    DROPOUT: 0.0
-    ENC_LAYERS: 0
-    PRE_NORM: False
-    ENFORCE_INPUT_PROJ: False
-    SIZE_DIVISIBILITY: 32
-    NUM_OBJECT_QUERIES: 250
-SOLVER:
-  OPTIMIZER: "ADAMW"
-  BACKBONE_MULTIPLIER: 0.1
-TEST:
-  AUG:
-    ENABLED: False
-"""
+@pytest.fixture
+def ancestors(tmp_path):
+    """Mask2Former's config and FC-CLIP's, which inherits from it."""
+    return write_configs(tmp_path / "ancestors")
 
 
-def test_ancestors_configs_can_be_pasted(write, caplog):
-    caplog.set_level(logging.INFO)
-    cfg = load_config(write(TRAIN + PASTED))
-    assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 250
-    assert "MODEL.FC_CLIP.EMBED_DIM" in caplog.text
-    assert "read from the CLIP model" in caplog.text
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_fcclips_file_is_fcclips_model(ancestors, caplog):
+    cfg = load_config(ancestors[1])
+    ours = load_config(
+        "configs/coco/semantic-segmentation/fcclip/fcclip_convnext_large_eval_ade20k.yaml"
+    )
+    parts = ("ITA", "FC_CLIP", "MASK_FORMER", "SEM_SEG_HEAD", "META_ARCHITECTURE")
+    assert {part: cfg.MODEL[part] for part in parts} == {part: ours.MODEL[part] for part in parts}
+    assert cfg.DATASETS == ours.DATASETS
+    assert cfg.SOLVER.MAX_ITER == ours.SOLVER.MAX_ITER
+    (line,) = warnings(caplog)
+    assert line.startswith(f"{ancestors[1]}: MODEL.META_ARCHITECTURE FCCLIP selects ")
+    assert "MODEL.ITA.NUM_DOMINANT 0, MODEL.ITA.SELF_ATTENTION True; without effect: " in line
+    for key in (
+        "MODEL.RESNETS.* (the backbone is the frozen CLIP",
+        "MODEL.FC_CLIP.EMBED_DIM (read from the CLIP model)",
+        "MODEL.PIXEL_MEAN",
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES (read from the class list)",
+        "SOLVER.BACKBONE_MULTIPLIER",
+        "INPUT.DATASET_MAPPER_NAME",
+    ):
+        assert line.count(key) == 1
+    # What its base says of the backbone is replaced, and values that this code has are no news.
+    for absent in ("build_resnet_backbone", "ImageNet", "DROPOUT", "IN_FEATURES", "OPTIMIZER"):
+        assert absent not in line
+
+
+def test_mask2formers_file_is_its_model_on_clip(ancestors, caplog):
+    cfg = load_config(ancestors[0])
+    assert (cfg.MODEL.ITA.NUM_DOMINANT, cfg.MODEL.ITA.SELF_ATTENTION) == (0, True)
+    assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 100
+    assert cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD == 0.8
+    assert cfg.MODEL.WEIGHTS == ""
+    assert cfg.MODEL.BACKBONE.NAME == "CLIP"
+    assert cfg.DATASETS.TRAIN == ("openvocab_coco_2017_train_panoptic_with_sem_seg",)
+    assert cfg.DATASETS.TEST == ("openvocab_coco_2017_val_panoptic_with_sem_seg",)
+    (line,) = warnings(caplog)
+    assert "MODEL.BACKBONE.NAME build_resnet_backbone" in line
+    assert "MODEL.WEIGHTS detectron2://ImageNetPretrained/torchvision/R-50.pkl" in line
+    train = "DATASETS.TRAIN coco_2017_train_panoptic is "
+    assert f"{train}openvocab_coco_2017_train_panoptic_with_sem_seg here" in line
+
+
+def test_own_keys_replace_what_an_architecture_selects(ancestors, write, caplog):
+    overrides = ["MODEL.ITA.NUM_DOMINANT", "20", "MODEL.WEIGHTS", "mine.pth"]
+    cfg = load_config(ancestors[0], overrides)
+    assert (cfg.MODEL.ITA.NUM_DOMINANT, cfg.MODEL.ITA.SELF_ATTENTION) == (20, True)
+    assert cfg.MODEL.WEIGHTS == "mine.pth"
+    cfg = load_config(ancestors[1], ["MODEL.META_ARCHITECTURE", "ITA"])
+    assert (cfg.MODEL.ITA.NUM_DOMINANT, cfg.MODEL.ITA.SELF_ATTENTION) == (20, False)
+    cfg = load_config(write(TRAIN), ["MODEL.META_ARCHITECTURE", "FCCLIP"])
+    assert (cfg.MODEL.ITA.NUM_DOMINANT, cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES) == (0, 250)
+    said = problem(write(TRAIN), ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"])
+    assert said.endswith("it must be one of 'ITA', 'FCCLIP', 'MaskFormer'")
+
+
+def test_a_swin_backbone_is_rejected_unless_replaced(ancestors, caplog):
+    swin = {"SWIN": {"EMBED_DIM": 96, "APE": False}, "BACKBONE": {"NAME": "D2SwinTransformer"}}
+    path = ancestors[0].with_name("swin.yaml")
+    content = {"_BASE_": "mask2former.yaml", "MODEL": swin, "INPUT": {"COLOR_AUG_SSD": True}}
+    path.write_text(yaml.safe_dump(content))
+    said = problem(path)
+    assert f"MODEL.BACKBONE.NAME in {path} can only be 'CLIP' here, not 'D2SwinTr" in said
+    assert f"INPUT.COLOR_AUG_SSD in {path} can only be False here, not True" in said
+    remedy = said.partition("to use the file anyway, override it: ")[2]
+    caplog.clear()
+    load_config(path, remedy.split())
+    assert "MODEL.SWIN.*" in "".join(warnings(caplog))
+
+
+def test_mask2formers_python_expressions_are_not_evaluated(write, caplog, capsys):
+    text = yaml.safe_dump(MASK2FORMER | {"DATASETS": BASE["DATASETS"], "_BASE_": "base.yaml"})
+    write(yaml.safe_dump(BASE), "base.yaml")
+    sizes = '!!python/object/apply:eval ["[print(x) for x in range(5, 21)]"]'
+    load_config(write(text + f"INPUT:\n  MIN_SIZE_TRAIN: {sizes}\n"))
+    assert "INPUT.MIN_SIZE_TRAIN (INPUT.IMAGE_SIZE, MIN_SCALE and" in "".join(warnings(caplog))
+    assert not capsys.readouterr().out
+    assert "MAX_SIZE_TEST" in problem(write(text + f"INPUT:\n  MAX_SIZE_TEST: {sizes}\n"))
+
+
+def test_the_config_that_a_run_of_fcclip_writes(ancestors, caplog):
+    """All keys of Detectron2 and of its DeepLab too."""
+    everything = get_cfg()
+    add_deeplab_config(everything)
+    folder = ancestors[0].parent
+    (folder / "defaults.yaml").write_text(everything.dump())
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE | {"_BASE_": "defaults.yaml"}))
+    cfg = load_config(ancestors[1])
+    assert (cfg.MODEL.ITA.NUM_DOMINANT, cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES) == (0, 250)
+    (line,) = warnings(caplog)
+    assert "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS" in line
+
+
+def test_pasted_overrides_without_effect_are_named(write, caplog):
     load_config(write(TRAIN), ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"])
+    (line,) = warnings(caplog)
+    key = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+    assert line == f"the command line: without effect: {key} (read from the class list)"
 
 
-FIXED = [(key, only) for key, (only, _) in ANCESTOR_KEYS.items() if only is not None]
-
-
-@pytest.mark.parametrize(("key", "only"), FIXED)
-def test_what_the_code_fixes_cannot_be_set_otherwise(key, only, write):
+@pytest.mark.parametrize("key", FIXED)
+def test_what_the_code_fixes_cannot_be_set_otherwise(key, write, caplog):
+    only, reason = FIXED[key]
     load_config(write(TRAIN), [key, repr(only)])
+    assert not warnings(caplog)
     other = {bool: not only, int: 2, float: 0.5, str: "other", list: ["res5"]}[type(only)]
     said = problem(write(TRAIN), [key, repr(other)])
-    assert f"{key} in the command line can only be {only!r} here" in said
+    assert said == f"{key} in the command line can only be {only!r} here, not {other!r}: {reason}"
 
 
-def test_a_runs_own_config_can_be_read_again(write):
-    """As a run writes it: every key there is."""
-    cfg = load_config(ITA_CONFIG)
+@pytest.mark.parametrize("own", [True, False], ids=["ITA", "FC-CLIP"])
+def test_a_runs_own_config_can_be_read_again(own, ancestors, write, caplog):
+    """As a run writes it: every key there is, and nothing to say about it."""
+    cfg = load_config(ITA_CONFIG if own else ancestors[1])
+    caplog.clear()
     again = load_config(write(cfg.dump()))
+    assert not warnings(caplog)
     parts = ("ITA", "FC_CLIP", "MASK_FORMER", "SEM_SEG_HEAD")
     assert all(again.MODEL[part] == cfg.MODEL[part] for part in parts)
     assert all(again[part] == cfg[part] for part in ("DATASETS", "INPUT", "SOLVER", "TEST"))

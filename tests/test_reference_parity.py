@@ -18,12 +18,15 @@ from torch import Tensor
 import ita.modeling.postprocess
 from ita.build import inference_options, parts_from_config
 from ita.classes import ClassList
+from ita.cli import main
 from ita.config import load_config
 from ita.meta_arch import ITA
 from ita.modeling.conversion import convert_state_dict
 from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.storage import read_tensors, write_tensors
 from ita.modeling.vocabulary import TextEncoder
 from ita.segmenter import Segmenter
+from tests.ancestors import write_configs
 
 FOLDER = os.environ.get("ITA_REFERENCE_VECTORS", "")
 FILES = sorted(Path(FOLDER).glob("*.safetensors")) if FOLDER else []
@@ -49,6 +52,7 @@ class Reference:
     """One file: tensors by name, metadata decoded."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with safe_open(path, "pt") as file:
             self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
@@ -78,20 +82,30 @@ class Subject(NamedTuple):
 
 
 def build_subject(reference: Reference, folder: Path) -> Subject:
-    meta = reference.metadata
-    clip_config = folder / "clip.json"
-    clip_config.write_text(json.dumps(open_clip_config(reference)))
     config_file = folder / "config.yaml"
     config_file.write_text("DATASETS:\n  TRAIN: ('unused',)\n")
     is_ita = reference.kind.startswith("ita")
     values = {
-        **dict(zip(meta["options"][::2], meta["options"][1::2], strict=True)),
-        "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(clip_config),
-        "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
         "MODEL.ITA.NUM_DOMINANT": 20 if is_ita else 0,
         "MODEL.ITA.SELF_ATTENTION": not is_ita,
         "MODEL.ITA.IMAGE_EMBEDDING": "clip_preprocess",
         "MODEL.ITA.CANDIDATE_TEXT": "bare",
+    }
+    return subject_of_config(reference, folder, config_file, values)
+
+
+def subject_of_config(
+    reference: Reference, folder: Path, config_file: Path, more: dict[str, Any]
+) -> Subject:
+    """The model of a config with the sizes that the file's options state."""
+    meta = reference.metadata
+    clip_config = folder / "clip.json"
+    clip_config.write_text(json.dumps(open_clip_config(reference)))
+    values = {
+        **dict(zip(meta["options"][::2], meta["options"][1::2], strict=True)),
+        "MODEL.FC_CLIP.CLIP_MODEL_NAME": str(clip_config),
+        "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
+        **more,
     }
     cfg = load_config(config_file, [str(x) for pair in values.items() for x in pair])
     parts = parts_from_config(cfg, ClassList.from_strings("training", meta["train_classes"]))
@@ -301,19 +315,58 @@ def test_reference(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     reference = Reference(path)
-    subject = build_subject(reference, tmp_path)
+    check_agreement(reference, build_subject(reference, tmp_path), monkeypatch, capsys)
+
+
+@needs_files
+def test_reference_with_fcclips_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """FC-CLIP's own YAML file as the config, with none of this model's keys."""
+    reference = Reference(next(path for path in FILES if path.stem.startswith("fcclip")))
+    assert reference.under("out.loss.")
+    _, config_file = write_configs(tmp_path / "configs")
+    subject = subject_of_config(reference, tmp_path, config_file, {})
+    check_agreement(reference, subject, monkeypatch, capsys)
+
+
+def check_agreement(
+    reference: Reference,
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Compare all outputs and losses of a file with ours, and print them."""
     output = run_inference(subject, reference, monkeypatch)
     if reference.under("out.loss."):
         losses = run_losses(subject.model, reference)
         output |= {f"loss.{name}": loss for name, loss in losses.items()}
     differences = compare(reference, output)
     with capsys.disabled():
-        print(f"\n{path.name}\n{report(differences)}")
+        print(f"\n{reference.path.name}\n{report(differences)}")
     assert all(d.agrees for d in differences), report([d for d in differences if not d.agrees])
     for i, expected in enumerate(reference.metadata["panoptic_segments"]):
         segments = output.get(f"{i}.segments", [])
         # The reference does not tell which query a segment comes from.
         assert [{k: v for k, v in s.items() if k != "query"} for s in segments] == expected
+
+
+@needs_files
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_their_weights_come_back_bit_by_bit(path: Path, tmp_path: Path) -> None:
+    """``ita convert`` to this model's names and back."""
+    reference = Reference(path)
+    theirs, ours, again = (tmp_path / f"{name}.safetensors" for name in ("theirs", "ours", "again"))
+    expected = reference.under("weight.")
+    write_tensors(theirs, expected)
+    target = "fcclip" if reference.kind.startswith("fcclip") else "ita-first-release"
+    assert main(["convert", str(theirs), str(ours)]) == 0
+    assert main(["convert", str(ours), str(again), "--to", target]) == 0
+    found = read_tensors(again, "checkpoint")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
 
 
 @pytest.fixture(scope="module")

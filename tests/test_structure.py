@@ -22,6 +22,7 @@ ROOMS = (
     "data",
     "modeling",
     "config",
+    "ancestor_keys",
     "installing",
     "classes",
     "files",
