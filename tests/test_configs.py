@@ -2,19 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 
+from ita.build import inference_options
+from ita.classes import ClassList
 from ita.config import load_config
 from ita.data.catalogue import CATALOGUE
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import evaluate
 from ita.meta_arch import build_model
+from ita.modeling.vocabulary import TextEncoder
 from ita.segmenter import Segmenter
 from tests.data import mini_sets
 from tests.engine.tiny import REPOSITORY, overrides
@@ -93,8 +98,8 @@ def test_one_run_over_all_benchmarks(joint):
         assert result["sem_seg"]["classes_present"] > 0
         has_panoptic = row.family in ("coco", "cityscapes", "mapillary")
         assert ("panoptic_seg" in result) == has_panoptic
-        assert f"\n{row.name} " in output.split("Results\n")[1]
-    ade = f"panoptic quality on {NAMES['ade20k']} is skipped: "
+        assert f"\n{row.name}: 2 images, " in output.split("]: Results. ")[1]
+    ade = f"panoptic quality and instance AP on {NAMES['ade20k']}: skipped, "
     assert ade in output
     assert "ita datasets prepare ade20k --split val" in output.split(ade)[1].split("\n")[0]
 
@@ -147,6 +152,51 @@ def test_sizes_of_the_configs():
     for family in FAMILIES:
         cfg = load_config(config_file(family))
         assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (-1, -1)
+
+
+CLIP_PAGE = next(REPOSITORY.glob("laionCLIP-*/vision-language-model.md"))
+CLIP_ROW = re.compile(
+    r"\| `(?P<config>[^`]+)` \| `(?P<model>[^`]+)` \| `(?P<tag>[^`]+)` \| (?P<width>\d+) \| "
+    r"(?P<channels>[\d, ]+) \| (?P<frozen>[\d.,]+) \| (?P<trainable>[\d.]+) \|"
+)
+CLIP_ROWS = [row.groupdict() for row in CLIP_ROW.finditer(CLIP_PAGE.read_text(encoding="utf-8"))]
+
+
+def test_every_clip_has_a_row_in_the_documentation():
+    configs = {path.relative_to(CONFIGS.parent) for path in CONFIGS.parent.glob("*/*_ade20k.yaml")}
+    assert {row["config"] for row in CLIP_ROWS} == {str(path) for path in configs}
+
+
+@pytest.mark.parametrize("row", CLIP_ROWS, ids=[row["config"] for row in CLIP_ROWS])
+def test_configs_of_all_clips_build_what_the_documentation_says(row):
+    """Without data, as the largest has 1.2 billion parameters."""
+    path = CONFIGS.parent / row["config"]
+    given = load_config(path).MODEL.FC_CLIP
+    assert (row["model"], row["tag"]) == (given.CLIP_MODEL_NAME, given.CLIP_PRETRAINED_WEIGHTS)
+    assert open_clip.get_pretrained_cfg(row["model"], row["tag"])
+    assert row["model"].startswith("RN") == given.ENSEMBLE_ON_VALID_MASK
+    words = ["MODEL.DEVICE", "meta", "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS", "random"]
+    with torch.device("meta"):
+        model = build_model(load_config(path, words))
+    assert (model.dominant is None) == row["config"].startswith("fcclip")
+    assert model.backbone.embed_dim == int(row["width"])
+    assert list(model.backbone.channels.values()) == [int(n) for n in row["channels"].split(",")]
+    frozen = sum(p.numel() for p in model.backbone.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert f"{frozen / 1e6:,.1f}" == row["frozen"]
+    assert f"{trainable / 1e6:.1f}" == row["trainable"]
+
+
+def test_a_resnet_config_segments():
+    words = ["MODEL.DEVICE", "cpu", "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS", "random"]
+    cfg = load_config(CONFIGS / "ita_r50_eval_ade20k.yaml", words)
+    model = build_model(cfg).eval()
+    classes = ClassList.from_strings("test", ["cat", "sky"], [0])
+    vocabulary = model.make_vocabulary(classes, TextEncoder(model.backbone))
+    segmenter = Segmenter(model, vocabulary, inference_options(cfg))
+    (result,) = segmenter([{"image": torch.zeros(3, 64, 96, dtype=torch.uint8)}])
+    assert result["sem_seg"].shape == (2, 64, 96)
+    assert result["sem_seg"].isfinite().all()
 
 
 @pytest.fixture
