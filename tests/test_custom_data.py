@@ -113,8 +113,10 @@ def examples(tmp_path_factory):
 def test_label_maps(examples):
     (table, trained, evaluated), folder = examples[0][0], examples[1][0]
     assert table.count("3 in 3 read") == 1
-    assert trained["run"] == {"weights": "", "iteration": 2}
-    assert evaluated["run"] == {"weights": str(folder / "output" / "model_final.pth")}
+    run = trained["run"]
+    assert (run["weights"], run["iteration"]) == ("", 2)
+    assert run["train_class_list"].endswith("fields/classes.txt")
+    assert evaluated["run"]["weights"] == str(folder / "output" / "model_final.pth")
     assert evaluated["results"] == trained["results"]
     (name,) = evaluated["results"]
     assert name == "fields_val"
@@ -123,7 +125,7 @@ def test_label_maps(examples):
     assert result["info"]["class_list"] == str(folder / "fields" / "classes.txt")
     assert result["info"]["images"] == 2
     assert result["sem_seg"]["classes_present"] == 3
-    assert {"IoU-0:crop", "IoU-1:weed", "IoU-2:soil"} < result["sem_seg"].keys()
+    assert {"IoU-1:crop", "IoU-2:weed", "IoU-3:soil"} < result["sem_seg"].keys()
 
 
 def test_panoptic_json(examples):

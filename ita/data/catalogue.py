@@ -79,6 +79,9 @@ class DatasetRow:
         test_size: short side and maximum long side of test images, in pixels.
         num_images: number of images in the complete set; 0 accepts any number.
         download: downloaded files and folders that the set or its preparation needs.
+        optional_download: those that only the panoptic and instance files are created from.
+        preparation: module of ``ita.data.preparing`` that prepares the set; empty if none does.
+        described_in: YAML file that describes a custom data set.
     """
 
     name: str
@@ -101,6 +104,9 @@ class DatasetRow:
     test_size: tuple[int, int] = TEST_SIZE
     num_images: int = 0
     download: tuple[str, ...] = ()
+    optional_download: tuple[str, ...] = ()
+    preparation: str = ""
+    described_in: str = ""
 
 
 # Contiguous ids of A-150's 50 stuff classes; the other 100 have instances.
@@ -147,6 +153,7 @@ def _coco_row(split: str, num_images: int) -> DatasetRow:
             f"coco/panoptic_{split}2017",
             f"coco/annotations/panoptic_{split}2017.json",
         ),
+        preparation="coco",
     )
 
 
@@ -173,6 +180,8 @@ def _ade150_row(split: str, num_images: int) -> DatasetRow:
         evaluator_type="ade20k_panoptic_seg",
         num_images=num_images,
         download=(f"{ade}/images/{folder}", f"{ade}/annotations/{folder}"),
+        optional_download=(f"{ade}/annotations_instance/{folder}",),
+        preparation="ade20k",
     )
 
 
@@ -200,6 +209,7 @@ def _ade847_row(split: str, num_images: int) -> DatasetRow:
         ignore_label=VOID_16_BIT,
         num_images=num_images,
         download=(f"{places[0]}/images/ADE/{folder}",),
+        preparation="ade20k_full",
     )
 
 
@@ -221,6 +231,7 @@ def _context_row(classes: int, split: str, num_images: int) -> DatasetRow:
         ignore_label=label_folder.ignored[0],
         num_images=num_images,
         download=(f"{voc}/JPEGImages", f"{voc}/trainval", f"{voc}/trainval_merged.json"),
+        preparation="pascal_context",
     )
 
 
@@ -249,6 +260,7 @@ def _voc_row(classes: int, split: str, num_images: int) -> DatasetRow:
         ),
         num_images=num_images,
         download=(raw.image_root, raw.path, raw.stems),
+        preparation="pascal_voc",
     )
 
 
@@ -281,6 +293,7 @@ def _cityscapes_row(split: str, num_images: int) -> DatasetRow:
         test_size=STREET_TEST_SIZE,
         num_images=num_images,
         download=(f"cityscapes/leftImg8bit/{split}", labels),
+        preparation="cityscapes",
     )
 
 
@@ -303,6 +316,7 @@ def _mapillary_row(split: str, num_images: int) -> DatasetRow:
         test_size=STREET_TEST_SIZE,
         num_images=num_images,
         download=(f"{folder}/images",),
+        preparation="mapillary",
     )
 
 

@@ -18,11 +18,19 @@ from ita.data.locate import Located, locate
 from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.records import FILE_KEYS, Record, count_images
 from ita.data.registration import register_all, register_custom
+from ita.data.remedies import (
+    DatasetError,
+    Preparation,
+    describe_missing,
+    inspect_preparation,
+    remedy_for_file,
+    remedy_for_rest,
+    remedy_for_set,
+)
 from ita.errors import UserError, did_you_mean
 
 # Maximum number of images read per data set, unless all are.
 SAMPLE = 24
-DOWNLOAD_AGAIN = "unpack or download it again (dataset.md)"
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
@@ -33,33 +41,40 @@ class Report:
 
     Attributes:
         row: the data set.
-        download: "all", "some" or "none" of the row's downloaded files exist; "" if it has none.
-        prepared: whether the label maps created by a command exist; None if the set has none.
+        download: "complete", "part" or "none" of the row's downloaded files exist; "" if it has
+            none.
+        prepared: "yes", "part" or "no" of the files created by a command exist; "" if the set has
+            none.
         annotations: "semantic", "panoptic", "instances" -> whether they exist, for the kinds that
             the set can have. Semantic labels are also derived from panoptic ones.
         num_images: number of images with labels.
         num_read: number of images that were read with their labels.
         classes: contiguous ids of the classes in the images read.
         problems: problems found, each with the file; empty if the set is ready.
-        remedy: fix for the first problem.
+        remedies: fix for each problem.
         notes: missing files that are not required.
     """
 
     row: DatasetRow
     download: str = ""
-    prepared: bool | None = None
+    prepared: str = ""
     annotations: dict[str, bool] = field(default_factory=dict)
     num_images: int = 0
     num_read: int = 0
     classes: set[int] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
-    remedy: str = ""
+    remedies: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, problem: str, remedy: str) -> None:
         """Add a problem."""
-        self.remedy = self.remedy if self.problems else remedy
         self.problems.append(problem)
+        self.remedies.append(remedy)
+
+    @property
+    def remedy(self) -> str:
+        """Fix for the first problem."""
+        return self.remedies[0] if self.remedies else ""
 
 
 def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
@@ -104,86 +119,93 @@ def check_dataset(
     try:
         records = DatasetCatalog.get(row.name)
     except UserError as error:
-        report.add(str(error).replace(located.hint(), ""), _remedy_for_set(located, report))
+        _describe_folders(report, inspect_preparation(row))
+        if isinstance(error, DatasetError):
+            report.add(error.problem, error.remedy)
+        else:
+            report.add(str(error), remedy_for_file(located, str(located.root / row.panoptic_json)))
         return report
     metadata = MetadataCatalog.get(row.name)
-    report.notes += metadata.missing_annotations.values()
+    report.notes += describe_missing(metadata.missing_annotations.values())
     report.num_images = len(records)
-    _check_count(report, located, subset)
+    surplus = _count_unlabelled(located, records)
+    complete = report.num_images == row.num_images and not surplus
+    preparation = Preparation() if complete else inspect_preparation(row)
+    _describe_folders(report, preparation)
     _check_pairs(report, located, records)
+    _check_unlabelled(report, located, surplus, preparation)
     _read_records(report, located, records, metadata, deep, workers, progress)
     if deep and located.instances:
-        _check_instances(report, Path(metadata.json_file), records, metadata)
+        _check_instances(report, located, records, metadata)
+    _check_count(report, located, subset, preparation)
     return report
 
 
 def _report_of_folders(located: Located) -> Report:
     row = located.row
     exist = [(located.root / path).exists() for path in row.download]
-    download = ("all" if all(exist) else "some" if any(exist) else "none") if exist else ""
+    download = ("complete" if all(exist) else "part" if any(exist) else "none") if exist else ""
     prepared = [folder for folder in row.label_folders if folder.made_by]
     annotations = {"semantic": located.labels is not None or located.panoptic}
     if row.panoptic_json:
         annotations["panoptic"] = located.panoptic
     if row.instances_json:
         annotations["instances"] = located.instances
-    return Report(row, download, located.labels in prepared if prepared else None, annotations)
+    state = ("yes" if located.labels in prepared else "no") if prepared else ""
+    return Report(row, download, state, annotations)
 
 
-def _remedy_for_set(located: Located, report: Report) -> str:
-    """Remedy for a missing or incomplete data set."""
-    row = located.row
-    folder = located.labels or next(iter(row.label_folders), None)
-    command = row.panoptic_made_by if located.panoptic or not folder else folder.made_by
-    if report.download in ("some", "none"):
-        return "download it (dataset.md)"
-    return command or DOWNLOAD_AGAIN
+def _describe_folders(report: Report, preparation: Preparation) -> None:
+    """Correct the report of folders by the number of files in them."""
+    num_images = max(report.num_images, preparation.num_images)
+    if report.download == "complete" and num_images < report.row.num_images:
+        report.download = "part"
+    if report.prepared == "yes" and preparation.num_unfinished:
+        report.prepared = "part"
 
 
-def _remedy_for_file(located: Located, path: str) -> str:
-    """Remedy for a bad or missing file."""
-    row, labels = located.row, located.labels
-    prepared = [(row.panoptic_root, row.panoptic_made_by)]
-    if labels is not None:
-        prepared += [
-            (labels.path, labels.made_by),
-            (labels.image_root or row.image_root, labels.made_by),
-        ]
-    for folder, command in prepared:
-        if folder and command and Path(path).is_relative_to(located.root / folder):
-            return f"remove it, if it exists, then run: {command}"
-    return DOWNLOAD_AGAIN
-
-
-def _check_count(report: Report, located: Located, subset: bool) -> None:
-    expected = located.row.num_images
-    if not expected or report.num_images == expected:
+def _check_count(report: Report, located: Located, subset: bool, preparation: Preparation) -> None:
+    count, expected = report.num_images, report.row.num_images
+    if not expected or count == expected or (subset and count < expected):
         return
-    if report.num_images > expected or not subset:
-        report.add(
-            f"{report.num_images:,} images with labels, not {expected:,}",
-            _remedy_for_set(located, report),
-        )
+    problem = f"images with labels: {count:,}, not {expected:,}"
+    if count > expected:
+        report.add(problem, "remove the files that are not part of the data set")
+    elif preparation.num_images > count:
+        report.add(problem, remedy_for_set(located, preparation))
+    else:
+        report.add(problem, remedy_for_rest(located, usable=not report.problems))
 
 
 def _check_pairs(report: Report, located: Located, records: Sequence[Record]) -> None:
-    """Report missing files of the records, and images without labels."""
+    """Report missing files of the records."""
     paths = [record[key] for record in records for key in FILE_KEYS if key in record]
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
         report.add(
             f"{len(missing):,} of {len(paths):,} files are missing, the first is {missing[0]}",
-            _remedy_for_file(located, missing[0]),
+            remedy_for_file(located, missing[0]),
         )
+
+
+def _count_unlabelled(located: Located, records: Sequence[Record]) -> int:
+    """Number of images without a label map, where labels are a folder of the same stems."""
     if located.panoptic or (located.labels and located.labels.stems):
+        return 0
+    return count_images(records, located.image_root, located.row.image_suffix) - len(records)
+
+
+def _check_unlabelled(
+    report: Report, located: Located, surplus: int, preparation: Preparation
+) -> None:
+    if not surplus:
         return
-    surplus = count_images(records, located.image_root, located.row.image_suffix) - len(records)
-    if surplus:
-        text = f"{surplus:,} images of {located.image_root} have no label map"
-        if located.row.download:
-            report.add(text, _remedy_for_set(located, report))
-        else:
-            report.notes.append(text)
+    text = f"{surplus:,} of {report.num_images + surplus:,} images in {located.image_root} "
+    text += "have no label map"
+    if report.row.family:
+        report.add(text, remedy_for_set(located, preparation))
+    else:
+        report.notes.append(f"{text} and are not used")
 
 
 def _read_records(
@@ -202,7 +224,7 @@ def _read_records(
         for finding in progress(check_each(records), len(records), report.row.name):
             report.classes |= finding.classes
             if finding.problem:
-                report.add(finding.problem, _remedy_for_file(located, finding.path))
+                report.add(finding.problem, remedy_for_file(located, finding.path))
     report.num_read = len(records)
 
 
@@ -260,10 +282,11 @@ def _parallel_map(
 
 
 def _check_instances(
-    report: Report, path: Path, records: Sequence[Record], metadata: Metadata
+    report: Report, located: Located, records: Sequence[Record], metadata: Metadata
 ) -> None:
     """Compare images and categories of the instances json with the records."""
-    remedy = report.row.instances_made_by or DOWNLOAD_AGAIN
+    path = Path(metadata.json_file)
+    remedy = remedy_for_file(located, str(path))
     try:
         content = json.loads(path.read_bytes())
         image_ids = {image["id"] for image in content["images"]}

@@ -89,6 +89,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         ignore_label=VOID_8_BIT if len(class_list) <= VOID_8_BIT else VOID_16_BIT,
         evaluator_type="coco_panoptic_seg" if "panoptic_json" in keys else SEMANTIC,
         test_size=tuple(keys.get("test_size", TEST_SIZE)),
+        described_in=str(path),
     )
 
 

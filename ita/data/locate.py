@@ -1,19 +1,18 @@
 """Location of a data set's files on disk, and the records loaded from them."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ita.data.catalogue import ROOT_VARIABLE, DatasetRow, LabelFolder, datasets_root
+from ita.data.catalogue import DatasetRow, LabelFolder, datasets_root
 from ita.data.records import (
+    MissingFilesError,
     Record,
     iterate_files,
     load_panoptic_records,
     load_semantic_records,
 )
-from ita.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,14 @@ class Located:
             class_of_category: category id of the panoptic json -> contiguous class id.
 
         Raises:
-            UserError: missing images or labels (names the searched paths), or unreadable ones.
+            MissingFilesError: missing images or labels (names the searched paths).
+            UserError: unreadable ones.
         """
         row = self.row
         if not self.image_root.is_dir():
             images = {row.image_root, *(f.image_root for f in row.label_folders if f.image_root)}
             places = " or ".join(str(self.root / path) for path in sorted(images))
-            raise UserError(f"data set {row.name} not found: looked for {places}{self.hint()}")
+            raise MissingFilesError(f"data set {row.name} not found: looked for {places}")
         labels = self.labels
         if self.panoptic:
             return load_panoptic_records(
@@ -92,21 +92,7 @@ class Located:
             *(str(Path(f.path, f"*{f.suffix}")) for f in row.label_folders),
         ]
         looked_for = " or ".join(str(self.root / path) for path in annotations if path)
-        raise UserError(f"data set {row.name} has no labels: looked for {looked_for}{self.hint()}")
-
-    def hint(self) -> str:
-        """End of an error message about missing files: how to provide them."""
-        row = self.row
-        hint = ""
-        if not os.path.isabs(row.image_root):
-            hint = f"; {ROOT_VARIABLE} ({self.root}) is the folder of all data sets"
-        command = row.panoptic_made_by
-        if row.label_folders:
-            command = command or row.label_folders[0].made_by
-        # A benchmark with panoptic files has to be downloaded first.
-        if command and (not row.family or not row.panoptic_json):
-            hint += f"; to prepare this one: {command}"
-        return hint
+        raise MissingFilesError(f"data set {row.name} has no labels: looked for {looked_for}")
 
 
 def locate(row: DatasetRow) -> Located:

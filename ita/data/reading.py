@@ -133,9 +133,10 @@ def _semantic_map(path: str, metadata: "Metadata") -> np.ndarray:
     labels = table[np.where(in_table, values, 0)]
     outside = (labels < 0) | ~in_table
     if outside.any():
+        low, high = min(metadata.label_ids), max(metadata.label_ids)
         raise UserError(
             f"{path}: label {values[outside][0]} is outside the class list "
-            f"{metadata.class_list.name} of {len(metadata.class_list)} classes"
+            f"{metadata.class_list.name} (values {low} to {high} in these label maps)"
         )
     return labels
 

@@ -17,6 +17,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 
 
+class MissingFilesError(UserError):
+    """Files of a data set are missing."""
+
+
 def load_panoptic_records(
     panoptic_json: Path,
     image_root: Path,
@@ -159,11 +163,11 @@ def load_semantic_records(
         _check_all_exist(stems, labels, f"{label_root} (listed in {stems_file})", label_suffix)
         labels = {stem: labels[stem] for stem in stems}
     if not labels:
-        raise UserError(f"no label maps (*{label_suffix}) in {label_root}")
+        raise MissingFilesError(f"no label maps (*{label_suffix}) in {label_root}")
     images = _images_in({os.path.dirname(stem) for stem in labels}, image_root, image_suffix)
     missing = labels.keys() - images.keys()
     if missing:
-        raise UserError(
+        raise MissingFilesError(
             f"{len(missing)} of the {len(labels)} label maps in {label_root} have no image in "
             f"{image_root}, the first is {os.path.relpath(labels[min(missing)], label_root)}"
         )
@@ -229,21 +233,21 @@ def _read_stems(path: Path) -> list[str]:
 def _check_all_exist(stems: Sequence[str], files: Collection[str], where: str, suffix: str) -> None:
     missing = [stem for stem in stems if stem not in files]
     if missing:
-        raise UserError(
+        raise MissingFilesError(
             f"{len(missing)} of {len(stems)} files are missing in {where}, the first is "
             f"{missing[0]}{suffix}"
         )
 
 
-def check_a_handful(records: Sequence[Record], hint: str) -> None:
+def check_a_handful(records: Sequence[Record]) -> None:
     """Check that the files of three records exist; checking all would take minutes on COCO.
 
     The three are the first, the middle and the last one.
 
     Raises:
-        UserError: a missing file (names its path, followed by ``hint``).
+        MissingFilesError: a missing file (names its path).
     """
     for record in (records[0], records[len(records) // 2], records[-1]):
         for key in FILE_KEYS:
             if key in record and not os.path.isfile(record[key]):
-                raise UserError(f"file not found: {record[key]}{hint}")
+                raise MissingFilesError(f"file not found: {record[key]}")

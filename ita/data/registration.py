@@ -13,7 +13,8 @@ from ita.classes import ClassList
 from ita.data.catalogue import CATALOGUE, DatasetRow, LabelFolder
 from ita.data.custom import read_custom
 from ita.data.locate import Located, locate
-from ita.data.records import Record, check_a_handful
+from ita.data.records import MissingFilesError, Record, check_a_handful
+from ita.data.remedies import DatasetError, remedy_for_annotations, remedy_for_set
 from ita.data.rows import describe, replacement, unknown_dataset
 from ita.errors import UserError
 from ita.files import find_file
@@ -44,7 +45,7 @@ def register_custom(files: Iterable[str | Path]) -> list[DatasetRow]:
         for row in read_custom(path):
             _check_name(row.name, path)
             register_row(row)
-            MetadataCatalog.get(row.name).set(described_in=str(path))
+            MetadataCatalog.get(row.name).set(described_in=row.described_in)
             rows.append(row)
     return rows
 
@@ -128,7 +129,8 @@ def load_dataset(row: DatasetRow) -> list[Record]:
     """Load the records of a data set, as registered with Detectron2's DatasetCatalog.
 
     Raises:
-        UserError: a missing or unreadable folder or file (names its path).
+        DatasetError: a missing folder or file (names its path and the remedy).
+        UserError: an unreadable file.
     """
     located = locate(row)
     metadata = MetadataCatalog.get(row.name)
@@ -137,8 +139,11 @@ def load_dataset(row: DatasetRow) -> list[Record]:
     for key in _FILE_DEPENDENT_KEYS:
         vars(metadata).pop(key, None)
     metadata.set(**_metadata_of_files(located, len(metadata.class_list), metadata.class_list_ids))
-    records = located.records(metadata.stuff_dataset_id_to_contiguous_id)
-    check_a_handful(records, located.hint())
+    try:
+        records = located.records(metadata.stuff_dataset_id_to_contiguous_id)
+        check_a_handful(records)
+    except MissingFilesError as error:
+        raise DatasetError(str(error), row, remedy_for_set(located)) from error
     if row.num_images and len(records) < row.num_images:
         logger.warning(
             "data set %s has %d images, but the complete set has %d",
@@ -215,14 +220,15 @@ def _metadata_of_files(
     return found
 
 
-def _missing_annotations(located: Located) -> Mapping[str, str]:
-    """Metadata key of each optional annotation file missing on disk -> message with the remedy."""
+def _missing_annotations(located: Located) -> Mapping[str, tuple[str, str]]:
+    """Metadata key of each optional annotation file missing on disk -> its path, and the remedy."""
     row, missing = located.row, {}
-    for key, path, exists, made_by in (
-        ("panoptic_json", row.panoptic_json, located.panoptic, row.panoptic_made_by),
-        ("json_file", row.instances_json, located.instances, row.instances_made_by),
+    for key, path, found in (
+        ("panoptic_json", row.panoptic_json, located.panoptic),
+        ("json_file", row.instances_json, located.instances),
     ):
-        if path and not exists:
-            missing[key] = f"{located.root / path} does not exist"
-            missing[key] += f"; to create it: {made_by}" if made_by else ""
+        if path and not found:
+            # Panoptic files are a json and a folder.
+            absent = row.panoptic_root if (located.root / path).is_file() else path
+            missing[key] = (str(located.root / absent), remedy_for_annotations(row, path))
     return missing

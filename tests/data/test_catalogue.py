@@ -203,7 +203,7 @@ def test_paths_of_a_set_of_ones_own_start_in_the_working_directory(semantic, tmp
     monkeypatch.chdir(tmp_path)
     assert DatasetCatalog.get("mini") == records
     (tmp_path / "semantic" / "images").rename(tmp_path / "semantic" / "moved")
-    with pytest.raises(UserError, match=r"looked for .*semantic/images$"):
+    with pytest.raises(UserError, match=r"looked for .*semantic/images; provide the files"):
         DatasetCatalog.get("mini")
 
 

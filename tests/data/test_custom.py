@@ -132,7 +132,7 @@ def test_a_set_that_is_not_made_yet_says_what_makes_it(register, tmp_path, monke
     with pytest.raises(UserError) as error:
         DatasetCatalog.get("mini_fields")
     assert f"looked for {tmp_path}/elsewhere/fields/images" in str(error.value)
-    assert "to prepare this one: make fields" in str(error.value)
+    assert str(error.value).endswith("; run: make fields")
 
 
 @pytest.mark.parametrize(

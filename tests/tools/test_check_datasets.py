@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from ita.cli import main
+from ita.errors import UserError
 from tests.data import mini_sets
 from tests.data.mini import random_image
+from tests.datasets import layouts
+
+PREPARE_A847 = "ita datasets prepare ade20k-full --split val"
 
 
 @pytest.fixture
@@ -53,8 +58,13 @@ def test_every_benchmark(root, check, deep):
     )
     code, output = check(*options)
     assert code == 1
-    assert "2 images with labels, not 5,104" in output
+    assert "images with labels: 2, not 5,104" in output
     assert " ready" not in output
+    # The data sets are not complete, so no command can provide the other images.
+    assert " complete " not in output
+    assert output.count(
+        "-> accept a part of the data set with --subset, or download the others"
+    ) == len(mini_sets.WRITERS)
 
 
 def test_classes_seen(root, check):
@@ -80,17 +90,52 @@ def test_only_what_was_asked_for_decides(root, check):
 
 
 def test_remedy_depends_on_what_is_there(root, check):
+    raw, command = "ADE20K_2021_17_01/images/ADE/validation", f"run: {PREPARE_A847}"
     _, output = check("a847", "--split", "val")
-    assert "-> download it (dataset.md)" in output
-    (root / "ADE20K_2021_17_01/images/ADE/validation").mkdir(parents=True)
+    assert f"-> download {raw} (dataset.md), then {command}" in output
+    (root / raw).mkdir(parents=True)
     _, output = check("a847", "--split", "val")
-    assert "-> ita datasets prepare ade20k-full --split val" in output
-    assert f"looked for {root}/ADE20K_2021_17_01/images_detectron2/validation" in output
-    mini_sets.ade847(root)
+    assert f"-> no images of val in {root}/ADE20K_2021_17_01/images" in output
+    layouts.ade20k_full(root)
+    for options in ((), ("--subset",)):
+        _, output = check("a847", "--split", "val", *options)
+        assert f"looked for {root}/ADE20K_2021_17_01/images_detectron2/validation" in output
+        assert f"-> {command}" in output
+        assert re.search(" part +no +0 of 2,000 ", output)
+
+
+def test_commands_that_have_done_their_work_are_not_suggested_again(root, check, capsys):
+    """Before and after a preparation, and where part of it is lost."""
+    layouts.ade20k_full(root)
+    assert main(PREPARE_A847.split()[1:]) == 0
+    capsys.readouterr()
     code, output = check("a847", "--split", "val")
     assert code == 1
-    assert "-> ita datasets prepare ade20k-full --split val" in output
+    assert re.search(" part +yes +[0-9]+ of 2,000 ", output)
+    assert "-> accept a part of the data set with --subset, or download the others" in output
     assert check("a847", "--split", "val", "--subset")[0] == 0
+    for folder in ("images", "annotations"):
+        first, *_ = sorted((root / f"ADE20K_2021_17_01/{folder}_detectron2/validation").iterdir())
+        first.unlink()
+    code, output = check("a847", "--split", "val")
+    assert code == 1
+    assert re.search(" part +part +[0-9]+ of 2,000 ", output)
+    assert f"-> run: {PREPARE_A847}" in output
+    assert "--subset" not in output
+
+
+def test_training_names_the_same_remedy(root, check):
+    for prepare in (None, layouts.ade20k_full, mini_sets.ade847):
+        if prepare:
+            prepare(root)
+        code, output = check("a847", "--split", "val", "--subset")
+        try:
+            DatasetCatalog.get("openvocab_ade20k_full_sem_seg_val")
+            assert code == 0
+        except UserError as error:
+            place = f"DETECTRON2_DATASETS ({root}) is the folder of all data sets"
+            problem, remedy = str(error).split(f"; {place}; ")
+            assert f"\n  {problem}\n  -> {remedy}\n" in output
 
 
 def test_missing_annotations_are_notes(root, check):
@@ -98,9 +143,16 @@ def test_missing_annotations_are_notes(root, check):
     code, output = check("ade20k", "--split", "val", "--subset")
     assert code == 0
     assert "semantic, no panoptic, no instances" in output
+    # Preparing again could not create them.
     assert re.search(
-        r"note: .*ade20k_panoptic_val\.json .*ita datasets prepare ade20k --split", output
+        r"note: .*/ade20k_panoptic_val\.json and .*/ade20k_instance_val\.json do not exist; "
+        r"download ADEChallengeData2016/annotations_instance/validation \(dataset\.md\), "
+        r"then run: ita datasets prepare ade20k --split val\n",
+        output,
     )
+    (root / "ADEChallengeData2016/annotations_instance/validation").mkdir(parents=True)
+    _, output = check("ade20k", "--split", "val", "--subset")
+    assert "do not exist; run: ita datasets prepare ade20k --split val\n" in output
 
 
 def voc_files(root):
@@ -143,7 +195,7 @@ def label_without_image(root):
 def image_without_label(root):
     path = voc_files(root)[1] / "2007_000002.png"
     path.unlink()
-    return voc_files(root)[0], "1 images of .* have no label map"
+    return voc_files(root)[0], "1 of 2 images in .* have no label map"
 
 
 DAMAGE = [
@@ -165,7 +217,20 @@ def test_damage_is_named(root, check, damage, workers):
     assert code == 1
     assert re.search(words, output)
     assert str(path) in output
-    assert "ita datasets prepare pascal-voc --split val" in output or "download it" in output
+    assert "ita datasets prepare pascal-voc --split val" in output
+
+
+def test_a_link_to_a_bad_download_is_not_prepared_again(root, check, capsys):
+    layouts.pascal_voc(root)
+    assert main(["datasets", "prepare", "pascal-voc", "--split", "val"]) == 0
+    capsys.readouterr()
+    image = min((root / "VOCdevkit/VOC2012/JPEGImages").iterdir())
+    for path in image.parent.iterdir():
+        path.write_bytes(path.read_bytes()[:-300])
+    _, output = check("pas21", "--split", "val", "--subset")
+    assert "cannot read image" in output
+    assert re.search(r"-> unpack or download VOCdevkit/VOC2012/JPEGImages/\S+ again", output)
+    assert "ita datasets prepare" not in output
 
 
 def test_a_sample_is_read_unless_all_is_asked_for(root, check):
@@ -244,11 +309,46 @@ def test_a_set_of_ones_own(check, own):
     code, output = check(str(own), "--deep", "--workers", "1")
     assert code == 0
     assert re.search("mini_own +1 +semantic +2 in 1 read +ready", output)
-    assert "note: 1 images of" in output
-    (own.parent / "labels" / "0.png").unlink()
+    assert f"note: 1 of 2 images in {own.parent}/images have no label map" in output
+
+
+def remove_labels(folder):
+    (folder / "labels/0.png").unlink()
+    return "has no labels: looked for", "provide the files, or correct label_root of"
+
+
+def remove_images(folder):
+    shutil.rmtree(folder / "images")
+    return "not found: looked for", "provide the files, or correct image_root of"
+
+
+def value_outside_the_list(folder):
+    mini_sets.save(np.uint8([[1, 9]]), folder / "labels/0.png")
+    return (
+        "label 9 is outside the class list",
+        "replace the file, or correct label_root, class_list or ignored_values of",
+    )
+
+
+def linked_image_cut_short(folder):
+    """The files of one's own data may be elsewhere."""
+    path = folder / "images/0.png"
+    path.rename(folder / "elsewhere.png")
+    path.symlink_to(folder / "elsewhere.png")
+    path.write_bytes(path.read_bytes()[:30])
+    return "cannot read image", "replace the file, or correct image_root of"
+
+
+@pytest.mark.parametrize(
+    "damage", [remove_labels, remove_images, value_outside_the_list, linked_image_cut_short]
+)
+def test_own_data_is_not_to_be_downloaded(check, own, damage):
+    problem, remedy = damage(own.parent)
     code, output = check(str(own))
     assert code == 1
-    assert "mini_own has no labels: looked for" in output
+    assert problem in output
+    assert f"-> {remedy} mini_own in {own}\n" in output
+    assert "download it" not in output
 
 
 def test_mistakes_get_one_line(check, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ita.data.locate import ROOT_VARIABLE
+from ita.data.catalogue import ROOT_VARIABLE
 from ita.data.reading import read_label_values, read_segment_index
 from ita.errors import UserError
 

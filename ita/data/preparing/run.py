@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ita.data.catalogue import ROOT_VARIABLE
 from ita.data.preparing.jobs import Plan, Workers, run_step
+from ita.data.preparing.outputs import is_finished
 from ita.data.preparing.raw import NotDownloadedError
 from ita.errors import UserError
 
@@ -53,3 +54,13 @@ def prepare(
             yield from planned.notes
     for split, reason in missing:
         yield f"{split}: skipped, {reason}"
+
+
+def count_remaining(plan: Plan) -> tuple[int, int]:
+    """Count the images that a plan prepares, and the files that it would still write."""
+    num_images = max((len(step.jobs) for step in plan.steps), default=0)
+    unfinished = 0
+    for step in plan.steps:
+        unfinished += sum(not is_finished(file) for job in step.jobs for file in job.targets)
+        unfinished += sum(not file.is_complete() for file in step.json_files)
+    return num_images, unfinished
