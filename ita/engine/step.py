@@ -16,15 +16,6 @@ from ita.errors import UserError
 MAX_OVERFLOWS_IN_A_ROW = 50
 
 
-def matmul_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products for ``SOLVER.AMP.ENABLED`` and ``SOLVER.AMP.DTYPE``."""
-    if not enabled:
-        return torch.float32
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.bfloat16
-    return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
-
-
 @dataclass(frozen=True)
 class StepReport:
     """Measurements of an optimizer step.

@@ -20,12 +20,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.data.mapper import TrainingMapper
+from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
 from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput
+from ita.engine.loading import source_of_list
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
+from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.setup import seed_process
-from ita.engine.step import OptimizerStep, matmul_dtype
+from ita.engine.step import OptimizerStep
 from ita.errors import UserError
 from ita.meta_arch import build_model
 from ita.modeling.vocabulary import TextEncoder
@@ -66,6 +69,7 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
+        check_best_metric(cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST)
         self.test_sets = _load_test_sets(cfg)
         self.mapper = _build_mapper(cfg)
         self.model = build_model(cfg)
@@ -74,6 +78,9 @@ class Trainer(TrainerBase):
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.step = _build_step(cfg, self.model, self.optimizer)
         self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.best: BestCheckpoint | None = None
+        if cfg.TEST.BEST_METRIC and self.test_sets and comm.is_main_process():
+            self.best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
         self.data_loader: RecordLoader | None = None
         # Created once CLIP's weights are final.
         self._text: TextEncoder | None = None
@@ -91,6 +98,8 @@ class Trainer(TrainerBase):
         if resumed:
             # A checkpoint stores the last finished iteration.
             self.start_iter = self.iter + 1
+            if self.best is not None:
+                self.best.resume()
             logger.info("Resuming at iteration %d of %d", self.start_iter, self.max_iter)
         self.data_loader = self._build_data_loader()
 
@@ -120,7 +129,8 @@ class Trainer(TrainerBase):
         self.register_hooks([writer])
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
-        with EventStorage(self.start_iter) as self.storage:
+        precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
+        with EventStorage(self.start_iter) as self.storage, precision:
             try:
                 self._run()
             except BaseException:
@@ -164,6 +174,7 @@ class Trainer(TrainerBase):
             total_batch_size=solver.IMS_PER_BATCH // solver.GRADIENT_ACCUMULATION_STEPS,
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
             seed=None if self.cfg.SEED < 0 else self.cfg.SEED + self.start_iter,
+            pin_memory=self.cfg.MODEL.DEVICE.startswith("cuda"),
         )
 
     @cached_property
@@ -214,14 +225,17 @@ class Trainer(TrainerBase):
     def _evaluate(self) -> dict[str, float]:
         """Evaluate on all test sets and return the scalars for the event storage."""
         iteration = min(self.iter + 1, self.max_iter)
-        self.results = evaluate(
-            self.cfg, self.model, self.test_sets, text=self._text, run={"iteration": iteration}
-        )
-        return {
+        source = source_of_list(self.cfg, self.model.train_class_list, None)
+        run = {"iteration": iteration, **source}
+        self.results = evaluate(self.cfg, self.model, self.test_sets, text=self._text, run=run)
+        measured = {
             f"{name}/{metric}": value
             for name, result in self.results.items()
             for metric, value in scalars(result).items()
         }
+        if self.best is not None:
+            self.best.update(measured, iteration)
+        return measured
 
 
 def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:

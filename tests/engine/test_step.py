@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ita.engine.step import MAX_OVERFLOWS_IN_A_ROW, OptimizerStep, matmul_dtype
+from ita.engine.step import MAX_OVERFLOWS_IN_A_ROW, OptimizerStep
 from ita.errors import UserError
 
 CPU = torch.device("cpu")
@@ -130,11 +130,3 @@ def test_state_of_another_precision_is_accepted():
     float32.load_state_dict(float16.state_dict())
     float16.load_state_dict(float32.state_dict())
     assert float16.scaler.get_scale() == 65536
-
-
-def test_type_of_matrix_products():
-    cuda = torch.device("cuda")
-    assert matmul_dtype(False, "float16", cuda) == torch.float32
-    assert matmul_dtype(True, "auto", cuda) == torch.float16
-    assert matmul_dtype(True, "auto", CPU) == torch.bfloat16
-    assert matmul_dtype(True, "bfloat16", cuda) == torch.bfloat16

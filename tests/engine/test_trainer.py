@@ -195,7 +195,7 @@ def test_evaluation_during_training(tiny_config, tmp_path, renamed, caplog):
     assert written["results"]["toy_train"]["sem_seg"]["mIoU"] == pytest.approx(
         results["toy_train"]["sem_seg"]["mIoU"]
     )
-    assert "toy_train  toy_seen" in caplog.text
+    assert "toy_train: 6 images, class list toy_seen, training class list toy_seen" in caplog.text
 
     lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
     by_iteration = {line["iteration"]: line for line in map(json.loads, lines)}

@@ -1,0 +1,32 @@
+"""Precision of matrix products: mixed precision and TF32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def matmul_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products for ``SOLVER.AMP.ENABLED`` and ``SOLVER.AMP.DTYPE``."""
+    if not enabled:
+        return torch.float32
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.bfloat16
+    return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+@contextmanager
+def tf32(enabled: bool, device: torch.device) -> Iterator[None]:
+    """Allow or forbid TF32 in float32 matrix products and convolutions; GPUs only.
+
+    TF32 rounds factors to 10 bits of mantissa, like float16, with the range of float32, and sums in
+    float32. The previous setting is restored at the end.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    # PyTorch's switch for matrix products also reaches some CPUs.
+    matmul.allow_tf32 = cudnn.allow_tf32 = enabled and device.type == "cuda"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -1,0 +1,45 @@
+"""Precision of matrix products."""
+
+import contextlib
+
+import torch
+
+from ita.engine.precision import matmul_dtype, tf32
+from ita.errors import UserError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_type_of_matrix_products():
+    assert matmul_dtype(False, "float16", CUDA) == torch.float32
+    assert matmul_dtype(True, "auto", CUDA) == torch.float16
+    assert matmul_dtype(True, "auto", CPU) == torch.bfloat16
+    assert matmul_dtype(True, "bfloat16", CUDA) == torch.bfloat16
+
+
+def allowed():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+def test_tf32_is_set_and_restored():
+    """Also with an evaluation inside a training."""
+    before = allowed()
+    with tf32(True, CUDA):
+        assert allowed() == (True, True)
+        with tf32(False, CUDA):
+            assert allowed() == (False, False)
+        assert allowed() == (True, True)
+    assert allowed() == before
+
+
+def test_tf32_is_restored_after_an_error():
+    before = allowed()
+    with contextlib.suppress(UserError), tf32(not before[0], CUDA):
+        raise UserError
+    assert allowed() == before
+
+
+def test_tf32_is_a_matter_of_gpus():
+    with tf32(True, CPU):
+        assert allowed() == (False, False)
+        assert torch.get_float32_matmul_precision() == "highest"
