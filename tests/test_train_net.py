@@ -124,6 +124,8 @@ def test_bad_input_gets_one_line_and_leaves_nothing(runs, name):
     assert len(lines) == 1, process.stderr
     assert re.match(f"error: .*{BAD[name]}", lines[0])
     assert "Traceback" not in process.stdout
+    assert "Namespace" not in process.stdout
+    assert "config_file" not in process.stdout
     assert not (runs["folder"] / "bad").exists()
 
 
@@ -153,13 +155,20 @@ def test_train_and_evaluate(runs):
         path.name for path in good.iterdir()
     }
     # What was logged before the folder was opened is in it, too.
-    assert "Command line" in (good / "log.txt").read_text()
+    log = (good / "log.txt").read_text()
+    assert "Command line: train_net.py --config-file" in log
+    assert log.count("SEED 3\n") == trained.stdout.count("SEED 3\n") == 1
+    for output in (log, trained.stdout, evaluated.stdout):
+        assert "erializ" not in output
+        assert "random seed" not in output
     assert "iter 2/2" in (good / "log.txt").read_text()
     results = [
         json.loads((runs["folder"] / run / "results.json").read_text())
         for run in ("good", "evaluated")
     ]
     assert [r["results"]["toy_val"]["info"]["images"] for r in results] == [3, 3]
-    assert results[1]["run"]["weights"] == str(good / "model_final.pth")
+    run = results[1]["run"]
+    assert run["weights"] == str(good / "model_final.pth")
+    assert (run["train_class_list"], run["train_class_list_from"]) == ("toy_seen", "the checkpoint")
     assert results[1]["results"]["toy_val"]["info"]["class_list"].endswith("mine.txt")
     assert "mine.txt" in evaluated.stdout

@@ -18,18 +18,14 @@ from ita.data.catalogue import SEMANTIC
 from ita.data.loaders import RecordLoader, build_test_loader
 from ita.data.mapper import InferenceMapper
 from ita.data.registration import class_list_for
-from ita.engine.step import matmul_dtype
+from ita.engine.loading import describe_source
+from ita.engine.precision import matmul_dtype, tf32
 from ita.evaluation.evaluators import build_evaluator
 from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.pictures import PicturesEvaluator
-from ita.reports.tables import (
-    format_class_table,
-    format_seen_table,
-    format_table,
-    write_results,
-)
+from ita.reports.tables import format_class_table, format_table, write_results
 from ita.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -87,7 +83,8 @@ def evaluate(
         model: model without a data-parallel wrapper.
         test_sets: test sets of the config, if they are loaded already.
         text: encoder of class names with the model's CLIP, to reuse the names it has encoded.
-        run: additional entries to store with the results, such as the iteration.
+        run: additional entries to store with the results, such as the iteration and the source
+            of the training class list (``load_model_and_source``).
 
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
@@ -99,11 +96,14 @@ def evaluate(
     if not comm.is_main_process():
         return {}
     if results:
-        logger.info("Results\n%s", format_table(results))
-        if by_seen := format_seen_table(results):
-            logger.info("Results on seen and unseen classes\n%s", by_seen)
+        entries = {
+            "weights": cfg.MODEL.WEIGHTS,
+            "train_class_list": model.train_class_list.name,
+            **(run or {}),
+        }
+        logger.info("Results. %s\n%s", describe_source(entries), format_table(results))
         path = Path(cfg.OUTPUT_DIR, "results.json")
-        write_results(results, path, run={"weights": cfg.MODEL.WEIGHTS, **(run or {})})
+        write_results(results, path, run=entries)
         logger.info("Results, including those of each class: %s", path)
     return results
 
@@ -122,9 +122,9 @@ def _evaluate_one(
         instance=options.instance,
         dominant=model.dominant is not None,
     )
+    seen = tuple(test_set.class_list.seen(model.train_class_list))
     if cfg.TEST.NUM_PICTURES and (options.semantic or options.panoptic):
         folder = Path(cfg.OUTPUT_DIR) / "inference" / test_set.name / "pictures"
-        seen = tuple(test_set.class_list.seen(model.train_class_list))
         pictures = PicturesEvaluator(
             metadata, test_set.class_list, seen, folder, cfg.TEST.NUM_PICTURES
         )
@@ -132,18 +132,21 @@ def _evaluate_one(
     device = torch.device(cfg.MODEL.DEVICE)
     dtype = matmul_dtype(cfg.TEST.AMP, cfg.SOLVER.AMP.DTYPE, device)
     logger.info(
-        "Evaluating %d images of %s with class list %s in %s",
+        "Evaluating %d images of %s in %s with class list %s, %d of %d classes seen in training",
         test_set.loader.num_images,
         test_set.name,
+        str(dtype).removeprefix("torch."),
         test_set.class_list.name,
-        dtype,
+        sum(seen),
+        len(seen),
     )
     vocabulary = model.make_vocabulary(test_set.class_list, text)
     segmenter = Segmenter(model, vocabulary, options)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with tf32(cfg.TEST.TF32, device), autocast:
         results = inference_on_dataset(segmenter, test_set.loader, evaluator)
     if comm.is_main_process() and "sem_seg" in results:
-        table = format_class_table(test_set.class_list.names, results)
+        table = format_class_table(test_set.class_list, results)
         logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
 

@@ -10,8 +10,8 @@ from ita.config import load_config
 from ita.data.registration import register_all
 from ita.engine.checkpoint import broadcast_weights, last_checkpoint
 from ita.engine.evaluate import evaluate, load_test_sets
-from ita.engine.loading import load_model
-from ita.engine.setup import RunLog, choose_device, describe_run, seed_process
+from ita.engine.loading import load_model_and_source
+from ita.engine.setup import RunLog, choose_device, choose_seed, describe_run, seed_process
 from ita.engine.trainer import Trainer
 from ita.errors import UserError
 from ita.files import find_file
@@ -46,7 +46,8 @@ def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
     log = RunLog()
     register_all(cfg.DATASETS.CUSTOM)
     choose_device(cfg)
-    describe_run(cfg, options)
+    describe_run(cfg)
+    choose_seed(cfg)
     seed_process(cfg)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)
@@ -67,11 +68,12 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
         cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
         if not cfg.MODEL.WEIGHTS:
             raise UserError(f"--resume: there is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})")
+    source = None
     if cfg.MODEL.WEIGHTS:
-        model = load_model(cfg, cfg.MODEL.WEIGHTS)
+        model, source = load_model_and_source(cfg, cfg.MODEL.WEIGHTS)
     else:
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
         model = build_model(cfg).eval()
     broadcast_weights(model)
     log.open_folder(cfg)
-    evaluate(cfg, model, test_sets)
+    evaluate(cfg, model, test_sets, run=source)

@@ -1,8 +1,9 @@
 """Setup of a run: log, device, seed and output folder."""
 
-import argparse
 import logging
 import platform
+import shlex
+import sys
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ita.files import write_atomically
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "ita")
+# Logs how each data set is stored in memory, for debugging of the loaders only.
+DEBUG_LOGGER = "detectron2.data.common"
 
 
 class RunLog:
@@ -33,6 +36,7 @@ class RunLog:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         for name in LOGGERS:
             setup_logger(distributed_rank=comm.get_rank(), name=name).addHandler(self._early)
+        hide_details()
 
     def open_folder(self, cfg: CfgNode) -> None:
         """Create ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; called in every process.
@@ -53,7 +57,14 @@ class RunLog:
                 for record in self._early.buffer:
                     handler.handle(record)
                 self._early.buffer.clear()
+        logger.info("Command line: %s", shlex.join(sys.argv))
         logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
+
+
+def hide_details() -> None:
+    """Hide messages about the storage of data sets, unless the root logger is at debug level."""
+    verbose = logging.getLogger().isEnabledFor(logging.DEBUG)
+    logging.getLogger(DEBUG_LOGGER).setLevel(logging.NOTSET if verbose else logging.WARNING)
 
 
 def choose_device(cfg: CfgNode) -> None:
@@ -69,8 +80,8 @@ def choose_device(cfg: CfgNode) -> None:
         ) from error
 
 
-def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Log processes, device, versions and command line."""
+def describe_run(cfg: CfgNode) -> None:
+    """Log processes, device and versions."""
     device = "CPU"
     if cfg.MODEL.DEVICE.startswith("cuda"):
         device = torch.cuda.get_device_name()
@@ -83,8 +94,17 @@ def describe_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         torch.__version__,
         detectron2.__version__,
     )
-    shown = {key: value for key, value in vars(args).items() if not callable(value)}
-    logger.info("Command line: %s", shown)
+
+
+def choose_seed(cfg: CfgNode) -> None:
+    """Replace a negative ``SEED``, in place, by one drawn for all processes, and log the seed.
+
+    The run's config then reproduces the run.
+    """
+    drawn = cfg.SEED < 0
+    if drawn:
+        cfg.SEED = comm.shared_random_seed()
+    logger.info("SEED %d%s", cfg.SEED, " was drawn; set it to reproduce the run" if drawn else "")
 
 
 def seed_process(cfg: CfgNode, offset: int = 0) -> None:

@@ -1,6 +1,7 @@
 """Evaluators of a data set."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.data import Metadata, MetadataCatalog
@@ -8,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
 from ita.classes import ClassList
+from ita.data.remedies import describe_missing
 from ita.errors import UserError
 from ita.evaluation.hit_rate import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
@@ -15,6 +17,9 @@ from ita.evaluation.panoptic import PanopticEvaluator
 from ita.evaluation.semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
+
+# Metadata key of the ground truth -> metric.
+METRICS = {"panoptic_json": "panoptic quality", "json_file": "instance AP"}
 
 
 def build_evaluator(
@@ -29,8 +34,9 @@ def build_evaluator(
 ) -> DatasetEvaluators:
     """Build the evaluator of a registered data set for the requested tasks with ground truth.
 
-    Its ``evaluate()`` returns, on rank 0, {"info": {class_list, classes, images}, "sem_seg": …,
+    Its ``evaluate()`` returns, on rank 0, {"info": see ``InfoEvaluator``, "sem_seg": …,
     "panoptic_seg": …, "segm": …, "dominant": …} with the evaluated tasks, and {} on other ranks.
+    One warning names the requested tasks that are skipped because their ground truth is missing.
 
     Args:
         dataset_name: registered name.
@@ -52,12 +58,16 @@ def build_evaluator(
             f"{dataset_name} has {len(metadata.stuff_classes)}"
         )
     seen = tuple(class_list.seen(train_class_list))
-    evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list)]
+    requested = {"panoptic_json": panoptic, "json_file": instance}
+    skipped = [k for k, asked in requested.items() if asked and not _has_file(metadata, k)]
+    if skipped:
+        _warn_skipped(metadata, skipped)
+    evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list, train_class_list, seen)]
     if semantic:
         evaluators.append(SemanticEvaluator(metadata, class_list, seen))
-    if panoptic and _has_ground_truth(metadata, "panoptic_json", "panoptic quality"):
+    if panoptic and "panoptic_json" not in skipped:
         evaluators.append(PanopticEvaluator(metadata, seen))
-    if instance and _has_ground_truth(metadata, "json_file", "instance AP"):
+    if instance and "json_file" not in skipped:
         evaluators.append(InstanceEvaluator(metadata))
     if dominant:
         evaluators.append(DominantEvaluator(metadata, class_list, seen))
@@ -65,10 +75,23 @@ def build_evaluator(
 
 
 class InfoEvaluator(DatasetEvaluator):
-    """Class list and number of images that the metrics are computed over."""
+    """Class lists and number of images that the metrics are computed over.
 
-    def __init__(self, class_list: ClassList) -> None:
-        self._class_list = class_list
+    Args:
+        class_list: class list in use, C classes.
+        train_class_list: training class list, which determines the seen classes.
+        seen: [C], whether each class is seen in training.
+    """
+
+    def __init__(
+        self, class_list: ClassList, train_class_list: ClassList, seen: tuple[bool, ...]
+    ) -> None:
+        self._lists = {
+            "class_list": class_list.name,
+            "classes": len(class_list),
+            "classes_seen": sum(seen),
+            "train_class_list": train_class_list.name,
+        }
         self._images = 0
 
     def reset(self) -> None:
@@ -80,26 +103,30 @@ class InfoEvaluator(DatasetEvaluator):
         self._images += len(inputs)
 
     def evaluate(self) -> dict[str, dict] | None:
-        """Return {"info": {class_list, classes, images}} on rank 0, None elsewhere."""
+        """Return the facts on rank 0, None elsewhere.
+
+        Returns:
+            {"info": {class_list, classes, classes_seen, train_class_list, images}}: names of both
+            lists, and numbers.
+        """
         counts = comm.gather(self._images)
         if not comm.is_main_process():
             return None
-        return {
-            "info": {
-                "class_list": self._class_list.name,
-                "classes": len(self._class_list),
-                "images": sum(counts),
-            }
-        }
+        return {"info": {**self._lists, "images": sum(counts)}}
 
 
-def _has_ground_truth(metadata: Metadata, key: str, task: str) -> bool:
+def _has_file(metadata: Metadata, key: str) -> bool:
     path = metadata.get(key)
-    if path and Path(path).is_file():
-        return True
-    missing = getattr(metadata, "missing_annotations", {}).get(
-        key, "the data set has no such annotations"
-    )
-    reason = f"{path} does not exist" if path else missing
-    logger.warning("%s on %s is skipped: %s", task, metadata.name, reason)
-    return False
+    return bool(path) and Path(path).is_file()
+
+
+def _warn_skipped(metadata: Metadata, keys: Sequence[str]) -> None:
+    """Warn, in one line, of tasks whose ground truth is missing."""
+    known = metadata.get("missing_annotations", {})
+    reasons = describe_missing([known[key] for key in keys if key in known])
+    for key in keys:
+        if key not in known:
+            path = metadata.get(key)
+            reasons.append(f"{path} does not exist" if path else "it has no such annotations")
+    names = " and ".join(METRICS[key] for key in keys)
+    logger.warning("%s on %s: skipped, %s", names, metadata.name, "; ".join(dict.fromkeys(reasons)))

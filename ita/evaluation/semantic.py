@@ -82,25 +82,24 @@ class SemanticEvaluator(DatasetEvaluator):
         matrices = comm.gather(self._confusion)
         if not comm.is_main_process():
             return None
-        metrics = semantic_metrics(sum(matrices), self._class_list.names, self._seen)
-        return {"sem_seg": metrics}
+        return {"sem_seg": semantic_metrics(sum(matrices), self._class_list, self._seen)}
 
 
 def semantic_metrics(
-    confusion: np.ndarray, names: tuple[str, ...], seen: tuple[bool, ...]
+    confusion: np.ndarray, class_list: ClassList, seen: tuple[bool, ...]
 ) -> dict[str, float]:
     """Compute metrics in percent from a confusion matrix [C ground truth, C predicted] of pixels.
 
     Only valid pixels are counted. Means are over the classes that occur in the ground truth. Keys:
     mIoU, mIoU_seen, mIoU_unseen, mIoU_harmonic (harmonic mean of the two), fwIoU (each class
     weighted by its share of pixels), mACC, pACC, classes_present (number of classes that occur),
-    and ``class_key`` of each class. A metric is NaN if none of its classes occurs.
+    and the IoU of each class (``class_keys``). A metric is NaN if none of its classes occurs.
     """
     confusion = confusion.astype(np.float64)
     correct = confusion.diagonal()
     true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     present = true > 0
-    iou = np.full(len(names), np.nan)
+    iou = np.full(len(class_list), np.nan)
     iou[present] = correct[present] / (true + predicted - correct)[present]
     accuracy = correct[present] / true[present]
     share = true[present] / true.sum() if present.any() else true[present]
@@ -113,14 +112,15 @@ def semantic_metrics(
         "pACC": 100 * float(correct.sum() / true.sum()) if present.any() else float("nan"),
         "classes_present": int(present.sum()),
     }
-    for class_id, name in enumerate(names):
-        metrics[class_key(class_id, name)] = 100 * float(iou[class_id])
+    for key, value in zip(class_keys(class_list), iou, strict=True):
+        metrics[key] = 100 * float(value)
     return metrics
 
 
-def class_key(class_id: int, name: str) -> str:
-    """Result key of a class's IoU, with the id because first names may repeat."""
-    return f"IoU-{class_id}:{name}"
+def class_keys(class_list: ClassList) -> list[str]:
+    """Result key of each class's IoU, with its label id because first names may repeat."""
+    pairs = zip(class_list.label_ids, class_list.names, strict=True)
+    return [f"IoU-{label_id}:{name}" for label_id, name in pairs]
 
 
 def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) -> np.ndarray:
@@ -133,8 +133,8 @@ def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) 
     outside = (label != metadata.ignore_label) & ((label < 0) | (label >= len(class_list)))
     if outside.any():
         raise UserError(
-            f"{label_name(record)}: label id {label[outside][0]} is outside class list "
-            f"{class_list.name} (0 to {len(class_list) - 1})"
+            f"{label_name(record)}: class index {label[outside][0]} is outside class list "
+            f"{class_list.name} of {len(class_list)} classes"
         )
     return label
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class PicturesEvaluator(DatasetEvaluator):
             count: number of pictures.
         """
         self._metadata = metadata
-        self._names = class_list.names
+        self._class_list = class_list
         self._seen = seen
         self._folder = Path(folder)
         self._count = count
@@ -84,7 +85,7 @@ class PicturesEvaluator(DatasetEvaluator):
         """Draw the images until this rank has ``count`` pictures."""
         for record, output in zip(inputs, outputs, strict=True):
             if len(self._pictures) < self._count:
-                picture = draw_picture(record, output, self._metadata, self._names, self._seen)
+                picture = draw_picture(record, output, self._metadata, self._class_list, self._seen)
                 self._pictures.append((Path(record["file_name"]).stem, picture))
 
     def evaluate(self) -> None:
@@ -109,7 +110,7 @@ def draw_picture(
     record: Mapping[str, Any],
     prediction: Mapping[str, Any],
     metadata: Metadata,
-    class_names: Sequence[str] | None = None,
+    class_list: ClassList | None = None,
     seen: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Draw image | prediction | ground truth (if any) over a legend of the classes present.
@@ -119,13 +120,15 @@ def draw_picture(
         prediction: model output for the record; colors are from the ``sem_seg`` scores [C, h, w] or
             else from ``panoptic_seg``, whose segments are outlined if it exists.
         metadata: metadata of the data set: ignore_label, stuff_classes, stuff_colors.
-        class_names: names in the legend; by default those of the data set.
+        class_list: names in the legend, with the label id where a name repeats; by default those
+            of the data set.
         seen: [C], whether each class is seen in training; the legend marks unseen ones.
 
     Returns:
         uint8 [H, W, 3] RGB.
     """
-    names = list(class_names or metadata.stuff_classes)
+    class_list = class_list or metadata.class_list
+    names = distinct_names(class_list.names, class_list.label_ids)
     panels = [_predicted_panel(prediction)]
     if "sem_seg_file_name" in record or "pan_seg_file_name" in record:
         panels.append(_ground_truth_panel(record, metadata))
@@ -139,13 +142,21 @@ def draw_segmentation(image: np.ndarray, labels: np.ndarray, names: Sequence[str
     Args:
         image: uint8 [H, W, 3] RGB.
         labels: int64 [H, W] indices into ``names``.
-        names: names of all classes.
+        names: names of all classes; the legend adds the index where a name repeats.
 
     Returns:
         uint8 [H', W', 3] RGB.
     """
     colors = np.array(palette(len(names)), dtype=np.uint8)
-    return draw_panels(image, [Panel("segmentation", labels)], list(names), colors)
+    panel = Panel("segmentation", labels)
+    return draw_panels(image, [panel], distinct_names(names, range(len(names))), colors)
+
+
+def distinct_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
+    """Names of the classes, followed by their ids where several classes have the same name."""
+    counts = Counter(names)
+    pairs = zip(names, ids, strict=True)
+    return [f"{name} ({i})" if counts[name] > 1 else name for name, i in pairs]
 
 
 def draw_panels(
@@ -160,7 +171,7 @@ def draw_panels(
     Args:
         pixels: uint8 [H, W, 3] RGB.
         panels: label maps, all of the same size.
-        names: names of the C classes.
+        names: names of the C classes, all different.
         colors: uint8 [C, 3] RGB colors of the classes.
         seen: [C], whether each class is seen in training; the legend marks unseen ones.
 
@@ -254,7 +265,6 @@ def legend_entries(
             found = [p.title for p, c in zip(panels, counts, strict=True) if c[class_id]]
             note = "" if len(found) == len(panels) else f"{found[0]} only"
             name = names[class_id]
-            name = f"{name} ({class_id})" if names.count(name) > 1 else name
             name = name if seen is None or seen[class_id] else f"{name} (unseen)"
             red, green, blue = map(int, colors[class_id])
             entries.append(((red, green, blue), name, note))

@@ -3,22 +3,21 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ita.evaluation.semantic import class_key
+from ita.classes import ClassList
+from ita.evaluation.semantic import class_keys
 from ita.files import write_atomically
 
 # Columns of the table: title, task, metric.
 COLUMNS = (
     ("mIoU", "sem_seg", "mIoU"),
-    ("seen", "sem_seg", "mIoU_seen"),
-    ("unseen", "sem_seg", "mIoU_unseen"),
     ("harmonic", "sem_seg", "mIoU_harmonic"),
     ("fwIoU", "sem_seg", "fwIoU"),
     ("mACC", "sem_seg", "mACC"),
@@ -27,74 +26,80 @@ COLUMNS = (
     ("SQ", "panoptic_seg", "SQ"),
     ("RQ", "panoptic_seg", "RQ"),
     ("mask PQ", "panoptic_seg", "mask_PQ"),
+    ("class acc.", "panoptic_seg", "class_accuracy"),
+    ("of things", "panoptic_seg", "class_accuracy_th"),
+    ("hit rate", "dominant", "hit_rate"),
     ("AP", "segm", "AP"),
     ("AP50", "segm", "AP50"),
 )
-# Columns of the table of seen and unseen classes, and its rows with their suffixes of metrics.
-SEEN_COLUMNS = (
-    ("mIoU", "sem_seg", "mIoU"),
-    ("class accuracy", "panoptic_seg", "class_accuracy"),
-    ("of things", "panoptic_seg", "class_accuracy_th"),
-    ("hit rate", "dominant", "hit_rate"),
+# Rows of a data set: title, number of classes, suffix of metrics.
+SUBSETS: tuple[tuple[str, Callable[[Mapping[str, Any]], int], str], ...] = (
+    ("all", lambda info: info["classes"], ""),
+    ("seen", lambda info: info["classes_seen"], "_seen"),
+    ("unseen", lambda info: info["classes"] - info["classes_seen"], "_unseen"),
 )
-CLASS_SUBSETS = (("all", ""), ("seen", "_seen"), ("unseen", "_unseen"))
 Results = Mapping[str, Mapping[str, Any]]
 
 
 def format_table(results: Mapping[str, Results]) -> str:
-    """Format a table with a row per data set: class list, images, and all available metrics.
+    """Format a table of all available metrics: over all, seen and unseen classes of each data set.
+
+    A line with the name, images and class lists of a data set precedes its rows. Metrics that do
+    not distinguish seen and unseen classes are in the first row only; "-" is a missing number.
 
     Args:
         results: data set name → result of ``build_evaluator(...).evaluate()``.
     """
     columns = [c for c in COLUMNS if any(_has(r, *c[1:]) for r in results.values())]
-    rows = [["data set", "class list", "images", *(title for title, _, _ in columns)]]
+    rows = [["classes", "", *(title for title, _, _ in columns)]]
+    headings = {}
     for name, result in results.items():
-        info = result.get("info", {})
-        row = [name, os.path.basename(info.get("class_list", "")) or "-"]
-        row.append(str(info.get("images", "-")))
-        row += [_percent(result.get(task, {}).get(metric)) for _, task, metric in columns]
-        rows.append(row)
-    return _align(rows, left=2)
+        headings[len(rows)] = _heading(name, result)
+        rows += _subset_rows(result, columns)
+    header, line, *body = _align(rows, left=1).splitlines()
+    for position, heading in reversed(headings.items()):
+        body.insert(position - 1, heading)
+    return "\n".join([header, line, *body])
 
 
-def format_seen_table(results: Mapping[str, Results]) -> str:
-    """Format a table of metrics over all, seen and unseen classes of each data set.
+def _heading(name: str, result: Results) -> str:
+    info = result.get("info", {})
+    facts = []
+    if "images" in info:
+        facts.append(f"{info['images']:,} images")
+    for key, title in (("class_list", "class list"), ("train_class_list", "training class list")):
+        if info.get(key):
+            facts.append(f"{title} {os.path.basename(info[key])}")
+    return f"{name}: {', '.join(facts)}" if facts else name
 
-    Columns are the mIoU, the share of matched segments with the correct class, the same for things
-    only, and the share of classes that are dominant, each if available for any data set.
+
+def _subset_rows(result: Results, columns: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+    """Rows of all, seen and unseen classes, without the last two if they have no metric."""
+    rows = []
+    info = result.get("info", {})
+    for title, count, suffix in SUBSETS:
+        # Blank where a metric has no such subset.
+        absent = "" if suffix else math.nan
+        values = [result.get(task, {}).get(metric + suffix, absent) for _, task, metric in columns]
+        if suffix and not any(map(_is_number, values)):
+            continue
+        number = str(count(info)) if "classes_seen" in info else ""
+        rows.append([f"  {title}", number, *(v if v == "" else _percent(v) for v in values)])
+    return rows
+
+
+def format_class_table(class_list: ClassList, result: Results, columns: int = 3) -> str:
+    """Format a table of the IoU of every class that occurs, by label id from top to bottom.
 
     Args:
-        results: data set name → result of ``build_evaluator(...).evaluate()``.
-
-    Returns:
-        The table, or "" if no metric is available.
-    """
-    numbers = {
-        (name, subset): [result.get(task, {}).get(key + suffix) for _, task, key in SEEN_COLUMNS]
-        for name, result in results.items()
-        for subset, suffix in CLASS_SUBSETS
-    }
-    used = [any(map(_is_number, column)) for column in zip(*numbers.values(), strict=True)]
-    titles = [title for title, _, _ in SEEN_COLUMNS]
-    rows = [["data set", "classes", *compress(titles, used)]]
-    for row, values in numbers.items():
-        if any(map(_is_number, values)):
-            rows.append([*row, *map(_percent, compress(values, used))])
-    return _align(rows, left=2) if len(rows) > 1 else ""
-
-
-def format_class_table(class_names: Iterable[str], result: Results, columns: int = 3) -> str:
-    """Format a table of the IoU of every class that occurs, by class id from top to bottom.
-
-    Args:
-        class_names: names of the class list.
+        class_list: class list in use.
         result: results of one data set.
         columns: number of classes side by side.
     """
     metrics = result.get("sem_seg", {})
-    ious = [(i, n, metrics.get(class_key(i, n), math.nan)) for i, n in enumerate(class_names)]
-    cells = [[str(i), _shorten(n), _percent(iou)] for i, n, iou in ious if not math.isnan(iou)]
+    ious = [metrics.get(key, math.nan) for key in class_keys(class_list)]
+    classes = zip(class_list.label_ids, class_list.names, ious, strict=True)
+    cells = [[str(i), _shorten(n), _percent(iou)] for i, n, iou in classes if not math.isnan(iou)]
     height = math.ceil(len(cells) / columns)
     header = ["id", "class", "IoU"] * min(columns, len(cells))
     rows = [list(chain.from_iterable(cells[r::height])) for r in range(height)]
@@ -154,12 +159,12 @@ def _has(result: Results, task: str, metric: str) -> bool:
     return _is_number(result.get(task, {}).get(metric))
 
 
-def _is_number(value: float | None) -> bool:
-    """Whether the value is a number: it may be NaN, or None when read from JSON."""
-    return value is not None and not math.isnan(value)
+def _is_number(value: Any) -> bool:
+    """Whether the value is a number: it may be NaN, "" or, when read from JSON, None."""
+    return value not in (None, "") and not math.isnan(value)
 
 
-def _percent(value: float | None) -> str:
+def _percent(value: Any) -> str:
     return f"{value:.2f}" if _is_number(value) else "-"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ita.errors import UserError
 from ita.files import write_atomically
-from ita.reports.tables import format_seen_table, format_table
+from ita.reports.tables import format_table
 from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
 
@@ -52,7 +52,6 @@ def demo(output: Path, iterations: int, test: int) -> str:
     lines = [
         f"\nResults on held-out scenes, after {time.perf_counter() - start:.0f} s in total:",
         format_table(results),
-        format_seen_table(results),
     ]
     for side in ("seen", "unseen"):
         before, after = (result["sem_seg"][f"mIoU_{side}"] for result in results.values())

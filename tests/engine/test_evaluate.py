@@ -1,9 +1,20 @@
+import json
+import logging
+import math
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from ita.classes import ClassList, read_class_list
+from ita.data.registration import register_all
+from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import evaluate
+from ita.engine.loading import load_model_and_source
 from ita.meta_arch import build_model
+from ita.toy.dataset import CLASS_LISTS
+from tests.data import mini_sets
 
 
 @pytest.mark.parametrize("amp", [False, True])
@@ -25,6 +36,83 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
     assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
     assert len(list((tmp_path / "run" / "inference" / "toy_val" / "pictures").iterdir())) == 3
     assert model.training
+
+
+def test_results_name_the_classes_seen_in_training(tiny_config, tmp_path, caplog):
+    """Of a model whose class list is not that of its checkpoint."""
+    cfg = tiny_config(TEST__NUM_PICTURES=0)
+    trained = ClassList.from_strings("earlier list", ["red circle", "grass"])
+    model = build_model(cfg)
+    model.train_class_list = trained
+    Checkpointer(model, str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    for overrides, expected in (
+        ({}, {"train_class_list": "earlier list", "train_class_list_from": "the checkpoint"}),
+        (
+            {"DATASETS__TRAIN_VOCABULARY": CLASS_LISTS / "toy_seen.txt"},
+            {
+                "train_class_list": "toy_seen",
+                "train_class_list_from": "DATASETS.TRAIN_VOCABULARY",
+                "checkpoint_class_list": "earlier list",
+            },
+        ),
+    ):
+        cfg = tiny_config(TEST__NUM_PICTURES=0, MODEL__WEIGHTS=path, **overrides)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            loaded, source = load_model_and_source(cfg, path)
+            results = evaluate(cfg, loaded, run=source)
+        assert expected.items() <= source.items()
+        info = results["toy_val"]["info"]
+        toy = read_class_list(CLASS_LISTS / "toy.txt")
+        assert info["classes_seen"] == sum(toy.seen(loaded.train_class_list))
+        assert info["train_class_list"] == expected["train_class_list"]
+        stored = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert stored["run"] == {"weights": path, **source}
+        assert ("checkpoint_class_list" in source) == ("checkpoint_class_list" in expected)
+        differ = [r for r in caplog.records if "trained with class list earlier" in r.getMessage()]
+        # A warning when the checkpoint is loaded, and a note on the results.
+        levels = [record.levelname for record in differ]
+        assert levels == (["WARNING", "INFO"] if overrides else [])
+        (table,) = [m for m in caplog.messages if m.startswith("Results. Seen classes are those")]
+        assert f"of training class list {expected['train_class_list']}, from" in table
+        assert table.count("mIoU") == 1
+
+
+def test_class_ids_of_the_list_file_are_in_log_and_results(tiny_config, caplog):
+    """The ids of toy.txt, from 1."""
+    cfg = tiny_config(TEST__NUM_PICTURES=0)
+    with caplog.at_level(logging.INFO):
+        results = evaluate(cfg, build_model(cfg))["toy_val"]["sem_seg"]
+    toy = read_class_list(CLASS_LISTS / "toy.txt")
+    keys = [f"IoU-{i}:{n}" for i, n in zip(toy.label_ids, toy.names, strict=True)]
+    assert [key for key in results if key.startswith("IoU-")] == keys
+    (table,) = [m for m in caplog.messages if m.startswith("IoU of each class")]
+    present = [key for key in keys if not math.isnan(results[key])]
+    for key in present:
+        label_id, name = key.removeprefix("IoU-").split(":")
+        assert re.search(rf"\b{label_id}  {name} ", table)
+
+
+def test_only_missing_ground_truth_of_panoptic_sets_is_warned_of(
+    tiny_config, tmp_path, monkeypatch, caplog
+):
+    """Once; a set with semantic labels only has nothing else to evaluate."""
+    cfg = tiny_config(
+        DATASETS__TEST=("openvocab_pascal21_sem_seg_val", "openvocab_ade20k_panoptic_val"),
+        MODEL__MASK_FORMER__TEST__INSTANCE_ON=True,
+        TEST__NUM_PICTURES=0,
+    )
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    mini_sets.voc21(tmp_path, count=1)
+    mini_sets.ade150(tmp_path, count=1)
+    register_all(cfg.DATASETS.CUSTOM)
+    results = evaluate(cfg, build_model(cfg))
+    for name in cfg.DATASETS.TEST:
+        assert results[name].keys() == {"info", "sem_seg", "dominant"}
+    (line,) = [m for m in caplog.messages if "skipped" in m]
+    assert line.startswith("panoptic quality and instance AP on openvocab_ade20k_panoptic_val")
+    assert line.count("ita datasets prepare ade20k --split val") == 1
 
 
 def test_without_dominant_categories_there_is_no_hit_rate(tiny_config):

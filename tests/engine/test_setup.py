@@ -1,8 +1,10 @@
+import logging
+
 import pytest
 import torch
 
 from ita.engine import setup
-from ita.engine.setup import choose_device, seed_process
+from ita.engine.setup import choose_device, choose_seed, hide_details, seed_process
 from ita.errors import UserError
 
 
@@ -21,3 +23,44 @@ def test_every_process_draws_numbers_of_its_own(tiny_config, monkeypatch):
 def test_a_device_that_is_none(tiny_config):
     with pytest.raises(UserError, match=r"MODEL\.DEVICE gpu is not a device"):
         choose_device(tiny_config(MODEL__DEVICE="gpu"))
+
+
+def test_a_drawn_seed_is_logged_once_and_reproduces_the_run(tiny_config, caplog):
+    """Also the part that a trainer seeds again."""
+
+    def draw(cfg):
+        numbers = []
+        for offset in (0, 50):
+            seed_process(cfg, offset)
+            numbers.append(torch.rand(1).item())
+        return numbers
+
+    cfg = tiny_config(SEED=-1)
+    with caplog.at_level(logging.INFO):
+        choose_seed(cfg)
+        drawn = draw(cfg)
+    (line,) = caplog.messages
+    assert line == f"SEED {cfg.SEED} was drawn; set it to reproduce the run"
+    caplog.clear()
+    again = tiny_config(SEED=cfg.SEED)
+    with caplog.at_level(logging.INFO):
+        choose_seed(again)
+    assert caplog.messages == [f"SEED {cfg.SEED}"]
+    assert draw(again) == drawn
+    other = tiny_config(SEED=-1)
+    choose_seed(other)
+    assert other.SEED != cfg.SEED
+
+
+@pytest.mark.parametrize(("level", "heard"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_storage_of_data_sets_is_logged_at_debug_level_only(monkeypatch, level, heard):
+    log = logging.getLogger("detectron2.data.common")
+    monkeypatch.setattr(log, "level", log.level)
+    root = logging.getLogger()
+    before = root.level
+    try:
+        root.setLevel(level)
+        hide_details()
+        assert (log.level == logging.WARNING) != heard
+    finally:
+        root.setLevel(before)

@@ -3,10 +3,18 @@ import logging
 import pytest
 
 from ita.classes import ClassList
+from ita.data.registration import class_list_for
 from ita.errors import UserError
 from ita.evaluation.evaluators import build_evaluator
 from tests.evaluation.helpers import dominant, panoptic, predictions, semantic
-from tests.evaluation.scenes import SEEN, TRAINING, perfect_prediction, random_prediction
+from tests.evaluation.scenes import (
+    CATEGORY_IDS,
+    NAMES,
+    SEEN,
+    TRAINING,
+    perfect_prediction,
+    random_prediction,
+)
 
 TASKS = ("semantic", "panoptic", "instance", "dominant")
 
@@ -34,6 +42,8 @@ def test_only_the_tasks_asked_for(scenes, switch, task):
     assert results["info"] == {
         "class_list": scenes.class_list.name,
         "classes": 6,
+        "classes_seen": sum(SEEN),
+        "train_class_list": "training",
         "images": len(scenes.records),
     }
 
@@ -65,6 +75,20 @@ def test_results_name_the_list_in_use(scenes):
     assert "IoU-5:f" in results["sem_seg"]
 
 
+def test_classes_have_the_label_ids_of_the_list_in_use(scenes, tmp_path):
+    """Those of the data set's own list, or of the one that replaces it."""
+    own = evaluate(build(scenes, semantic=True), scenes)["sem_seg"]
+    expected = [f"IoU-{i}:{name}" for i, name in zip(CATEGORY_IDS, NAMES, strict=True)]
+    assert [key for key in own if key.startswith("IoU-")] == expected
+    path = tmp_path / "published.txt"
+    path.write_text("0:invalid_class_id\n2:a,b\n5:c\n6:d\n7:e\n8:f\n90:g\n")
+    replaced = evaluate(
+        build(scenes, class_list_for(scenes.name, str(path)), semantic=True), scenes
+    )
+    assert "IoU-2:a" in replaced["sem_seg"]
+    assert replaced["sem_seg"]["IoU-90:g"] == own["IoU-44:bus"]
+
+
 def test_list_of_another_length_is_an_error(scenes):
     with pytest.raises(UserError, match=r"mine has 1 classes, but data set .* has 6"):
         build(scenes, ClassList.from_strings("mine", ["a"]), semantic=True)
@@ -82,10 +106,18 @@ def test_task_without_truth_is_skipped_and_said_so(scenes, caplog, key, task, go
     with caplog.at_level(logging.WARNING):
         evaluator = build(scenes, semantic=True, panoptic=True, instance=True)
     (line,) = caplog.messages
-    assert task in line
-    assert scenes.name in line
-    assert "skipped" in line
+    assert line.startswith(f"{task} on {scenes.name}: skipped, ")
     skipped = {"json_file": "segm", "panoptic_json": "panoptic_seg"}[key]
     assert evaluate(evaluator, scenes).keys() == {*("info", "sem_seg", "panoptic_seg", "segm")} - {
         skipped
     }
+
+
+def test_all_skipped_tasks_are_in_one_warning(scenes, caplog):
+    for key in ("json_file", "panoptic_json"):
+        vars(scenes.metadata)[key] = "nowhere.json"
+    with caplog.at_level(logging.WARNING):
+        build(scenes, semantic=True, panoptic=True, instance=True)
+    (line,) = caplog.messages
+    assert line.startswith("panoptic quality and instance AP on ")
+    assert line.count("nowhere.json does not exist") == 1

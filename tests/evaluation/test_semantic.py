@@ -10,7 +10,7 @@ from ita.classes import ClassList
 from ita.errors import UserError
 from ita.evaluation.semantic import SemanticEvaluator
 from tests.evaluation.helpers import predictions, semantic
-from tests.evaluation.scenes import ABSENT, SEEN, perfect_prediction
+from tests.evaluation.scenes import ABSENT, CATEGORY_IDS, SEEN, perfect_prediction
 
 IGNORE = 65535
 
@@ -39,7 +39,7 @@ def class_list(count):
 
 def test_perfect_predictions_give_100(scenes):
     metrics = semantic(scenes, predictions(scenes, perfect_prediction))
-    absent = metrics.pop(f"IoU-{ABSENT}:cat")
+    absent = metrics.pop(f"IoU-{CATEGORY_IDS[ABSENT]}:cat")
     assert math.isnan(absent)
     assert metrics.pop("classes_present") == 5
     assert set(metrics.values()) == {100.0}

@@ -1,12 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from PIL import Image
 
+from ita.classes import ClassList
 from ita.reports.pictures import (
     Panel,
     PicturesEvaluator,
+    distinct_names,
     draw_picture,
     legend_entries,
     write_picture,
@@ -83,12 +87,12 @@ def test_legend_orders_by_size_and_tells_where_a_class_is():
     prediction = Panel("prediction", np.array([[0, 1, 1, 3]]))
     truth = Panel("ground truth", np.array([[1, 1, -1, 2]]))
     colors = np.arange(12, dtype=np.uint8).reshape(4, 3)
-    entries = legend_entries([prediction, truth], ["cat", "sky", "dog", "cat"], colors)
+    entries = legend_entries([prediction, truth], ["cat", "sky", "dog", "fox"], colors)
     assert [(name, note) for _, name, note in entries] == [
         ("sky", ""),
-        ("cat (0)", "prediction only"),
+        ("cat", "prediction only"),
         ("dog", "ground truth only"),
-        ("cat (3)", "prediction only"),
+        ("fox", "prediction only"),
         ("no class", ""),
     ]
     assert [color for color, _, _ in entries[:2]] == [(3, 4, 5), (0, 1, 2)]
@@ -98,15 +102,25 @@ def test_legend_tells_what_training_did_not_see():
     panel = Panel("prediction", np.array([[0, 1, 2, 3, -1]]))
     colors = np.zeros((4, 3), np.uint8)
     entries = legend_entries(
-        [panel], ["cat", "sky", "dog", "cat"], colors, [True, True, False, False]
+        [panel], ["cat", "sky", "dog", "fox"], colors, [True, True, False, False]
     )
     names = [name for _, name, _ in entries]
-    assert names == ["cat (0)", "sky", "dog (unseen)", "cat (3) (unseen)", "no class"]
+    assert names == ["cat", "sky", "dog (unseen)", "fox (unseen)", "no class"]
+
+
+def test_repeated_names_are_told_apart_by_label_id(scenes):
+    assert distinct_names(["cat", "sky", "cat"], [1, 7, 9]) == ["cat (1)", "sky", "cat (9)"]
+    # The legend of a data set has the ids of its class list file.
+    record, output = scenes.records[0], random_prediction(scenes.records[0])
+    other = dataclasses.replace(scenes.class_list, label_ids=tuple(range(70, 76)))
+    own = draw_picture(record, output, scenes.metadata)
+    assert (own == draw_picture(record, output, scenes.metadata, scenes.class_list)).all()
+    changed = draw_picture(record, output, scenes.metadata, other)
+    assert own.shape != changed.shape or (own != changed).any()
 
 
 def test_pictures_tell_what_training_did_not_see(scenes, tmp_path):
     record, output = scenes.records[0], random_prediction(scenes.records[0])
-    names = scenes.class_list.names
     for folder, seen in (("some", SEEN), ("all", (True,) * 6)):
         evaluator = PicturesEvaluator(
             scenes.metadata, scenes.class_list, seen, tmp_path / folder, 1
@@ -114,8 +128,8 @@ def test_pictures_tell_what_training_did_not_see(scenes, tmp_path):
         evaluator.process([record], [output])
         evaluator.evaluate()
     some, every = (np.array(Image.open(tmp_path / f / "00_scene_100.png")) for f in ("some", "all"))
-    assert (some == draw_picture(record, output, scenes.metadata, names, SEEN)).all()
-    assert (every == draw_picture(record, output, scenes.metadata, names)).all()
+    assert (some == draw_picture(record, output, scenes.metadata, None, SEEN)).all()
+    assert (every == draw_picture(record, output, scenes.metadata)).all()
     assert some.shape != every.shape or (some != every).any()
 
 
@@ -159,9 +173,10 @@ def test_panels_have_a_readable_size(scenes, tmp_path, size, panel):
 def test_legend_of_a_narrow_image_is_not_cut_off(scenes, tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.zeros((60, 3, 3), dtype=np.uint8)).save(path)
-    names = ["WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW"] * 6
+    names = [f"WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW{i}" for i in range(6)]
+    class_list = ClassList.from_strings("wide", names)
     prediction = {"sem_seg": torch.ones(6, 60, 3)}
-    picture = draw_picture({"file_name": str(path)}, prediction, scenes.metadata, names)
+    picture = draw_picture({"file_name": str(path)}, prediction, scenes.metadata, class_list)
     assert (picture[:, -4:] == 255).all()
 
 
