@@ -14,8 +14,16 @@ from torch import Tensor, nn
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.files import find_file, write_atomically, written_whole
-from ita.modeling.conversion import convert_state_dict
-from ita.modeling.storage import read_metadata, read_tensors, reason, write_tensors
+from ita.modeling.conversion import (
+    EMPTY_WEIGHT,
+    ITA,
+    Conversion,
+    architecture_of,
+    convert,
+    convert_state_dict,
+    shape_text,
+)
+from ita.modeling.storage import SAFETENSORS, read_metadata, read_tensors, reason, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +35,8 @@ MAX_LISTED = 6
 LAST_CHECKPOINT = "last_checkpoint"
 # Checkpoint key of the training class list.
 CLASSES = "train_classes"
+# Checkpoint key of the metric and value that a checkpoint was selected by.
+SELECTION = "selected_by"
 
 
 class Checkpointer(FvcoreCheckpointer):
@@ -52,17 +62,27 @@ class Checkpointer(FvcoreCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        states = {key: state.state_dict() for key, state in self.checkpointables.items()}
+        path = self.save_weights(name, **states, **kwargs)
+        self.tag_last_checkpoint(path.name)
+
+    def save_weights(self, name: str, **content: Any) -> Path:
+        """Write ``name``.pth with the trained weights, their class list and ``content`` only.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: see :meth:`save`.
+        """
         frozen = _frozen_keys(self.model)
         state = {"model": {k: v for k, v in self.model.state_dict().items() if k not in frozen}}
         if (class_list := getattr(self.model, "train_class_list", None)) is not None:
             state[CLASSES] = class_list.to_dict()
-        for key, checkpointable in self.checkpointables.items():
-            state[key] = checkpointable.state_dict()
-        state.update(kwargs)
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        _save_atomically(state, path)
-        self.tag_last_checkpoint(path.name)
+        _save_atomically({**state, **content}, path)
+        return path
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Mark a file of the folder as the checkpoint that a run resumes from."""
@@ -132,7 +152,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> Non
     Raises:
         UserError: weights have other shapes, or none belongs to this model.
     """
-    weights = convert_state_dict(_without_wrapper(weights))
+    weights = convert_state_dict(weights)
     model_weights = model.state_dict()
     _check_shapes(weights, model_weights, path)
     trained = model_weights.keys() - _frozen_keys(model)
@@ -155,6 +175,8 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> Non
             len(unexpected),
             _join_names(unexpected),
         )
+    if differing := _differing_keys(weights, model_weights):
+        logger.warning("%s is from a model with %s; set this in the config", path, differing)
 
 
 def trained_class_list(checkpoint: Mapping[str, Any], path: str) -> ClassList | None:
@@ -171,18 +193,55 @@ def trained_class_list(checkpoint: Mapping[str, Any], path: str) -> ClassList | 
         raise UserError(f"checkpoint {path}: {error}") from error
 
 
-def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint's weights and training class list as ``.safetensors``, atomically.
+def convert_checkpoint(
+    checkpoint: Mapping[str, Any], path: str | Path, target: str
+) -> tuple[dict[str, Any], Conversion]:
+    """Convert a checkpoint to the names of this model, FC-CLIP or the first ITA release.
+
+    The training class list is kept, the state of training is not. The ancestors' class weights of
+    the loss, which are no parameter, are kept beside the weights for the way back.
 
     Args:
         checkpoint: from :func:`read_checkpoint`.
-        path: file to write.
+        path: path of the file, for messages.
+        target: one of ``ita.modeling.conversion.KINDS``.
+
+    Returns:
+        The content for :func:`export_weights`, and the list of tensors.
+
+    Raises:
+        UserError: see :func:`ita.modeling.conversion.convert`.
+    """
+    weights = dict(checkpoint["model"])
+    if EMPTY_WEIGHT in checkpoint:
+        weights[EMPTY_WEIGHT] = torch.tensor(checkpoint[EMPTY_WEIGHT])
+    try:
+        conversion = convert(weights, target)
+    except UserError as error:
+        raise UserError(f"cannot convert {path} to {target}: {error}") from error
+    converted = {"model": {entry.new_name: entry.tensor for entry in conversion.mapped}}
+    if CLASSES in checkpoint:
+        converted[CLASSES] = checkpoint[CLASSES]
+    if target == ITA and EMPTY_WEIGHT in weights:
+        converted[EMPTY_WEIGHT] = weights[EMPTY_WEIGHT].tolist()
+    return converted, conversion
+
+
+def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint's weights and training class list, without state of training, atomically.
+
+    Args:
+        checkpoint: from :func:`read_checkpoint` or :func:`convert_checkpoint`.
+        path: file to write: ``.safetensors``, or else in the format of ``torch.save``.
 
     Raises:
         UserError: the file cannot be written.
     """
-    metadata = {CLASSES: checkpoint[CLASSES]} if CLASSES in checkpoint else {}
-    write_tensors(path, checkpoint["model"], metadata)
+    beside = {key: checkpoint[key] for key in (CLASSES, EMPTY_WEIGHT) if key in checkpoint}
+    if Path(path).suffix == SAFETENSORS:
+        write_tensors(path, checkpoint["model"], beside)
+    else:
+        _save_atomically({"model": checkpoint["model"], **beside}, Path(path))
 
 
 def last_checkpoint(folder: str | Path) -> str:
@@ -210,7 +269,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_tensors(path, "checkpoint")
     key = next((k for k in WEIGHTS_KEYS if isinstance(content.get(k), dict)), None)
     weights = content if key is None else content.pop(key)
-    weights = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
+    weights = _without_wrapper({k: v for k, v in weights.items() if isinstance(v, Tensor)})
     if not weights:
         raise UserError(f"checkpoint {path} has no weights")
     extra = read_metadata(path) if key is None else content
@@ -238,15 +297,30 @@ def _without_wrapper(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_shapes(weights: dict[str, Tensor], model: dict[str, Tensor], path: str) -> None:
     mismatched = [
-        f"{name} ({_shape(tensor)} in the file, {_shape(model[name])} in the model)"
+        f"{name} ({shape_text(tensor)} in the file, {shape_text(model[name])} in the model)"
         for name, tensor in weights.items()
         if name in model and model[name].shape != tensor.shape
     ]
     if mismatched:
+        differing = _differing_keys(weights, model)
         raise UserError(
             f"{path} does not fit the model of this config; shapes differ in "
-            f"{_join_names(mismatched)}"
+            + _join_names(mismatched)
+            + (f"; the file is from a model with {differing}" if differing else "")
         )
+
+
+def _differing_keys(weights: dict[str, Tensor], model: dict[str, Tensor]) -> str:
+    """Name the config keys whose values differ between weights and model, with the weights'."""
+    saved, built = architecture_of(weights), architecture_of(model)
+    if saved is None or built is None:
+        return ""
+    keys = {
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (saved.num_queries, built.num_queries),
+        "MODEL.ITA.NUM_DOMINANT": (saved.num_dominant, built.num_dominant),
+        "MODEL.ITA.SELF_ATTENTION": (saved.self_attention, built.self_attention),
+    }
+    return ", ".join(f"{key} {theirs}" for key, (theirs, ours) in keys.items() if theirs != ours)
 
 
 def _save_atomically(state: dict[str, Any], path: Path) -> None:
@@ -262,7 +336,3 @@ def _join_names(names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"

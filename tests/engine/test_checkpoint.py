@@ -105,6 +105,22 @@ def test_missing_and_unexpected_tensors_are_named_in_a_line_each(tmp_path, caplo
     assert lines[1].endswith("extra.5 and 3 more")
 
 
+def test_weights_of_another_architecture_name_the_keys_to_set(make_ita, tmp_path, caplog):
+    first = make_ita(num_dominant=3, self_attention=True)
+    path = tmp_path / "first.pth"
+    Checkpointer(first, tmp_path).save("first")
+    keys = "a model with MODEL.ITA.NUM_DOMINANT 3, MODEL.ITA.SELF_ATTENTION True"
+    with pytest.raises(UserError, match=f"shapes differ in .*; the file is from {keys}$"):
+        Checkpointer(make_ita(num_dominant=0)).load(str(path))
+    caplog.clear()
+    Checkpointer(make_ita(num_dominant=3)).load(str(path))
+    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert lines[-1].startswith(f"{path} is from a model with MODEL.ITA.SELF_ATTENTION True;")
+    caplog.clear()
+    Checkpointer(make_ita(num_dominant=3, self_attention=True)).load(str(path))
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+
+
 def test_other_shapes_are_listed_and_nothing_is_loaded(saved):
     model = Model(width=4, seed=1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
