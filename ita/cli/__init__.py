@@ -17,6 +17,8 @@ SUBCOMMANDS = {
     "segment": "segment images into classes given as words",
     "train": "train a model, or resume its training",
     "evaluate": "evaluate a checkpoint on data sets",
+    "reproduce": "evaluate on all benchmarks, beside published results",
+    "convert": "convert checkpoints to and from FC-CLIP and the first ITA release",
     "datasets": "check and prepare data sets",
     "toy": "the toy world: demo, scenes, CLIP and model",
     "install-detectron2": "install Detectron2 and panopticapi, which are not on PyPI",

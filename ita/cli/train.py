@@ -24,6 +24,20 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and evaluation share."""
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help="YAML config; see configs/")
+    add_launch_arguments(parser)
+    add(
+        "--vocabulary",
+        action="append",
+        metavar="FILE",
+        help="class list to evaluate with, instead of DATASETS.TEST_VOCABULARY; "
+        "give it once for all of DATASETS.TEST, or once for each",
+    )
+    add_overrides(parser)
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the processes of a job."""
+    add = parser.add_argument
     add("--num-gpus", type=int, default=1, help="processes per machine (default: %(default)s)")
     add("--num-machines", type=int, default=1, help="number of machines (default: %(default)s)")
     add("--machine-rank", type=int, default=0, help="rank of this machine, from 0")
@@ -33,14 +47,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _PORTS}",
         help="address of the job's first process, or auto (default: %(default)s)",
     )
-    add(
-        "--vocabulary",
-        action="append",
-        metavar="FILE",
-        help="class list to evaluate with, instead of DATASETS.TEST_VOCABULARY; "
-        "give it once for all of DATASETS.TEST, or once for each",
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add the KEY VALUE pairs that end a command line."""
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end"
     )
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides, at the end")
 
 
 def run(options: argparse.Namespace) -> int:

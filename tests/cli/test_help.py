@@ -16,6 +16,8 @@ COMMANDS = [
     "segment",
     "train",
     "evaluate",
+    "reproduce",
+    "convert",
     "datasets",
     "datasets check",
     "datasets prepare",
@@ -166,10 +168,10 @@ def test_scripts_are_subcommands(help_of, script, tmp_path):
     assert done.stdout == help_of(SCRIPTS[script])
 
 
-def test_every_script_is_a_subcommand_or_the_comparison():
+def test_every_script_is_a_subcommand_or_a_tool_of_developers():
     scripts = {
         str(path.relative_to(ROOT))
         for folder in (".", "tools", "datasets")
         for path in (ROOT / folder).glob("*.py")
     }
-    assert scripts == {*SCRIPTS, "tools/toy_comparison.py"}
+    assert scripts == {*SCRIPTS, "tools/gpu_check.py", "tools/toy_comparison.py"}

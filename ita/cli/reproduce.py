@@ -1,0 +1,115 @@
+"""Evaluate a checkpoint on every benchmark that is present, beside its published results.
+
+    ita reproduce --weights fcclip_cocopan.pth --datasets /data --class-lists fc-clip/fcclip/data/datasets
+    ita reproduce --weights model.pth --set ade20k --set pc59 --num-gpus 4
+    ita reproduce --weights model.pth --published mine.yaml MODEL.DEVICE cpu
+
+FC-CLIP's checkpoints are recognized. Their results were published with FC-CLIP's class lists, which
+are in fcclip/data/datasets of its repository; pass that folder as --class-lists. Without it, the
+packaged lists are used, and the results are not comparable.
+
+The results of each data set are stored in the output folder when it is finished, and used again by
+the next call if checkpoint, config, class lists, data, code, versions and device are the same. The
+report is written to report.md and report.html in that folder. Exit code 0 if each evaluated data set
+with a published mIoU, and at least one, is within 0.2 of it, on all images and with the published
+class lists; else 1.
+"""  # noqa: E501
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ita.cli import train
+from ita.data.catalogue import CATALOGUE, ROOT_VARIABLE
+
+FAMILIES = [row.family for row in CATALOGUE if row.split == "val"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add = parser.add_argument
+    add("--weights", required=True, metavar="FILE", help="checkpoint (path or URL)")
+    add("--datasets", metavar="DIR", help=f"root of all data sets (default: {ROOT_VARIABLE})")
+    add("--class-lists", default="", metavar="DIR", help="folder with the published class lists")
+    add(
+        "--set",
+        action="append",
+        choices=FAMILIES,
+        metavar="SET",
+        help=f"data set to evaluate, {', '.join(FAMILIES)}; may be repeated (default: all present)",
+    )
+    add(
+        "--output",
+        default="output/reproduce",
+        metavar="DIR",
+        help="folder of results and report (default: %(default)s)",
+    )
+    add("--model", default="", metavar="NAME", help="published model (default: recognized)")
+    add("--config-file", default="", metavar="FILE", help="config (default: the published model's)")
+    add(
+        "--published",
+        default="",
+        metavar="FILE",
+        help="YAML file of published results, in the format of ita/reports/published.yaml",
+    )
+    add("--subset", action="store_true", help="also evaluate data sets with some of their images")
+    add("--redo", action="store_true", help="evaluate finished data sets again")
+    train.add_launch_arguments(parser)
+    train.add_overrides(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate, write the report and print it."""
+    from ita.engine.launch import errors_in_one_line
+    from ita.engine.planning import Request, describe_plan, make_plan
+    from ita.engine.reproducing import reproduce
+    from ita.files import write_atomically
+    from ita.reports.reproduction import conclusion, format_html, format_markdown, format_text
+
+    # The plan reports what the checks of the data sets find.
+    logging.basicConfig(level=logging.ERROR)
+    if options.datasets:
+        os.environ[ROOT_VARIABLE] = options.datasets
+    request = Request(
+        weights=options.weights,
+        output=Path(options.output),
+        class_lists=options.class_lists,
+        published=options.published,
+        model=options.model,
+        config_file=options.config_file,
+        families=options.set or (),
+        subset=options.subset,
+        redo=options.redo,
+        overrides=options.opts,
+    )
+    with errors_in_one_line():
+        plan = make_plan(request)
+        is_main = _is_main_process(options)
+        if is_main:
+            sys.stdout.write("\n".join(describe_plan(plan)) + "\n")
+            sys.stdout.flush()
+        try:
+            reproduction = reproduce(plan, options)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                "stopped; run the same command again to continue: finished data sets are kept"
+            ) from None
+        if is_main:
+            reports = {
+                request.output / "report.md": format_markdown(reproduction),
+                request.output / "report.html": format_html(reproduction),
+            }
+            for path, text in reports.items():
+                write_atomically(path, text.encode())
+            written = " and ".join(map(str, reports))
+            sys.stdout.write(f"\n{format_text(reproduction)}\nReport: {written}\n")
+            sys.stdout.write(f"{conclusion(reproduction)}\n")
+    return 0 if reproduction.successful else 1
+
+
+def _is_main_process(options: argparse.Namespace) -> bool:
+    """Whether this process, of those that the user or torchrun started, writes the report."""
+    return int(os.environ.get("RANK", options.machine_rank)) == 0

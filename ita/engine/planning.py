@@ -1,0 +1,330 @@
+"""Plan of a reproduction: model, class lists and data sets, known before anything is evaluated."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from torch import Tensor
+
+from ita.classes import ClassList, parse_class_list, shipped_class_lists
+from ita.data.catalogue import CATALOGUE, DatasetRow
+from ita.data.checking import check_dataset
+from ita.data.registration import class_list_for, register_all
+from ita.engine.checkpoint import local_path, read_checkpoint, trained_class_list
+from ita.engine.finished import (
+    changes,
+    dependencies_of_run,
+    dependencies_of_set,
+    hash_file,
+    read_finished,
+)
+from ita.engine.job import config_of
+from ita.engine.loading import seen_class_list
+from ita.engine.setup import choose_device
+from ita.errors import UserError, did_you_mean
+from ita.files import write_atomically
+from ita.modeling.conversion import convert_state_dict
+from ita.reports.published import (
+    TABLE,
+    Features,
+    PublishedModel,
+    PublishedResult,
+    PublishedSet,
+    Table,
+    read_table,
+)
+from ita.reports.reproduction import NotEvaluated
+
+# Tensors whose shapes are the features of a model, in this project's names.
+_EMBEDDING = "decoder.head.class_embed.layers.2.weight"
+_LAST_STAGE = "pixel_decoder.input_proj.res5.0.weight"
+_DOMINANT = "dominant.projection.weight"
+# Config keys that options of the command set.
+_OPTION_OF_KEY = {
+    "MODEL.WEIGHTS": "--weights",
+    "OUTPUT_DIR": "--output",
+    "DATASETS.TEST": "--set",
+    "DATASETS.TEST_VOCABULARY": "--class-lists",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to reproduce.
+
+    Attributes:
+        weights: path or URL of the checkpoint.
+        output: folder of the results.
+        class_lists: folder of the published class lists; "" uses the packaged ones.
+        published: file of published results; "" uses the packaged ones.
+        model: name in the table of published results; "" recognizes the checkpoint.
+        config_file: config of the model; "" uses that of the table.
+        families: data sets to evaluate; empty selects those that are present.
+        subset: evaluate data sets with some of their images.
+        redo: evaluate finished data sets again.
+        overrides: config keys and values, alternating.
+    """
+
+    weights: str
+    output: Path
+    class_lists: str = ""
+    published: str = ""
+    model: str = ""
+    config_file: str = ""
+    families: Sequence[str] = ()
+    subset: bool = False
+    redo: bool = False
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A data set to evaluate.
+
+    Attributes:
+        row: the data set.
+        title: name of the data set in the literature.
+        published: published results.
+        class_list_file: value of ``DATASETS.TEST_VOCABULARY``; "" selects the set's own list.
+        class_list: the class list.
+        num_images: number of images with labels.
+        dependencies: what the results depend on.
+        changed: what has changed since stored results; None if there are none or all is redone.
+    """
+
+    row: DatasetRow
+    title: str
+    published: PublishedResult
+    class_list_file: str
+    class_list: ClassList
+    num_images: int
+    dependencies: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[str] | None = None
+
+    @property
+    def expected_images(self) -> int:
+        """Number of images of the published results."""
+        return self.published.images or self.row.num_images
+
+    @property
+    def finished(self) -> bool:
+        """Whether stored results are valid."""
+        return self.changed is not None and not self.changed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known before data sets are evaluated.
+
+    Attributes:
+        cfg: config of the model.
+        model: the model and its published results.
+        train_class_list: training class list, which determines the seen classes.
+        sets: data sets to evaluate, or evaluated already.
+        not_evaluated: the other data sets.
+        checkpoint_hash: SHA-256 of the checkpoint.
+        device: name of the device.
+        overrides: config keys and values of the request, alternating.
+    """
+
+    cfg: CfgNode
+    model: PublishedModel
+    train_class_list: ClassList
+    sets: Sequence[SetPlan]
+    not_evaluated: Sequence[NotEvaluated]
+    checkpoint_hash: str
+    device: str
+    overrides: Sequence[str]
+
+
+def make_plan(request: Request) -> Plan:
+    """Check the checkpoint, the data and the class lists; the model is not built.
+
+    Raises:
+        UserError: the checkpoint is not recognized, or a file is missing or invalid.
+    """
+    table = read_table(request.published or TABLE)
+    path = local_path(request.weights)
+    checkpoint = read_checkpoint(path)
+    model = choose_model(table, checkpoint["model"], request)
+    trained = trained_class_list(checkpoint, request.weights)
+    cfg = _config(request, model, has_own_list=trained is not None)
+    register_all(cfg.DATASETS.CUSTOM)
+    sets, not_evaluated = _survey(request, table, model)
+    train_class_list = seen_class_list(cfg, trained)
+    checkpoint_hash, device = hash_file(path), _device_name(cfg)
+    shared = dependencies_of_run(cfg, checkpoint_hash, train_class_list, device)
+    sets = [_compare_with_stored(request, item, shared) for item in sets]
+    return Plan(
+        cfg=cfg,
+        model=model,
+        train_class_list=train_class_list,
+        sets=sets,
+        not_evaluated=not_evaluated,
+        checkpoint_hash=checkpoint_hash,
+        device=device,
+        overrides=request.overrides,
+    )
+
+
+def choose_model(table: Table, weights: Mapping[str, Tensor], request: Request) -> PublishedModel:
+    """Choose a model of the table, by name or else by the features of a checkpoint.
+
+    With a config file, a model without published results is accepted.
+
+    Raises:
+        UserError: an unknown name, or features that no model, or several, of the table have.
+    """
+    names = ", ".join(table.models)
+    if request.model and request.model not in table.models:
+        hint = did_you_mean(request.model, table.models) or f"{table.path} has {names}"
+        raise UserError(f"unknown model {request.model}; {hint}")
+    features = features_of(weights)
+    if request.model:
+        found = [table.models[request.model]]
+    else:
+        models = table.models.values()
+        found = [m for m in models if m.features and m.features == features]
+        if not found and len(models) == 1:  # a table of one's own model need not describe it
+            found = [m for m in models if m.features is None]
+    if request.config_file:
+        file = request.config_file
+        chosen = found[0] if len(found) == 1 else PublishedModel(name=file, title=file, config=file)
+        return replace(chosen, config=file)
+    if len(found) != 1:
+        raise UserError(
+            f"{request.weights} is not recognized as a model of {table.path} "
+            f"({features or 'not weights of this project or of FC-CLIP'}); pass --model NAME "
+            f"({names}) or --config-file FILE"
+        )
+    return found[0]
+
+
+def features_of(weights: Mapping[str, Tensor]) -> Features | None:
+    """Return the features of a checkpoint of this project, of FC-CLIP or of the first release.
+
+    Returns:
+        None if the checkpoint is none of these.
+    """
+    # Names saved from inside a data-parallel wrapper have a prefix.
+    plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    converted = convert_state_dict(plain)
+    if _EMBEDDING not in converted or _LAST_STAGE not in converted:
+        return None
+    return Features(
+        embedding=converted[_EMBEDDING].shape[0],
+        last_stage=converted[_LAST_STAGE].shape[1],
+        dominant=_DOMINANT in converted,
+    )
+
+
+def _config(request: Request, model: PublishedModel, *, has_own_list: bool) -> CfgNode:
+    keys = request.overrides[::2]
+    if taken := [key for key in keys if key in _OPTION_OF_KEY]:
+        raise UserError(f"{taken[0]} cannot be set here; use {_OPTION_OF_KEY[taken[0]]}")
+    overrides = ["MODEL.WEIGHTS", request.weights, "OUTPUT_DIR", str(request.output)]
+    if not has_own_list and (file := _list_file(request, model.training_class_list)):
+        overrides += ["DATASETS.TRAIN_VOCABULARY", file]
+    # The user's keys come last, so that they prevail.
+    words = [*overrides, *request.overrides]
+    return config_of(argparse.Namespace(config_file=model.config, opts=words, vocabulary=None))
+
+
+def _survey(
+    request: Request, table: Table, model: PublishedModel
+) -> tuple[list[SetPlan], list[NotEvaluated]]:
+    """Check the data sets in the order of the table."""
+    rows = {row.family: row for row in CATALOGUE if row.split == "val"}
+    sets, not_evaluated = [], []
+    for family, data_set in table.data_sets.items():
+        if request.families and family not in request.families:
+            continue
+        row, published = rows[family], table.published(model, family)
+        # Published results on fewer images are compared on these, which are counted below.
+        subset = request.subset or published.images > 0
+        report = check_dataset(
+            row, subset=subset, deep=False, workers=1, progress=lambda items, *_: items
+        )
+        reason = ""
+        if report.problems:
+            reason = f"{report.problems[0]}; remedy: {report.remedy}"
+        elif report.num_images < published.images and not request.subset:
+            reason = (
+                f"images with labels: {report.num_images:,}, not the {published.images:,} of the "
+                "published results; remedy: add the others, or pass --subset"
+            )
+        if reason:
+            # A set that could not be loaded is absent; any other is incomplete or damaged.
+            required = bool(report.num_images or request.families)
+            not_evaluated.append(NotEvaluated(data_set.title, reason, required))
+            continue
+        file = _test_list_file(request, published, data_set)
+        class_list = class_list_for(row.name, file)
+        sets.append(SetPlan(row, data_set.title, published, file, class_list, report.num_images))
+    return sets, not_evaluated
+
+
+def _list_file(request: Request, name: str) -> str:
+    """Path of a published class list, a packaged list, or "" for the data set's own list.
+
+    Raises:
+        UserError: the folder of the request lacks the list.
+    """
+    if name in shipped_class_lists():
+        return name
+    if not name or not request.class_lists:
+        return ""
+    path = Path(request.class_lists).expanduser() / name
+    if not path.is_file():
+        raise UserError(f"--class-lists {request.class_lists} has no file {name}")
+    return str(path)
+
+
+def _test_list_file(request: Request, published: PublishedResult, data_set: PublishedSet) -> str:
+    """Path of the class list of a data set, which is written if it is made from another."""
+    folder = Path(request.class_lists).expanduser()
+    is_made = published.class_list == data_set.class_list and data_set.made_from
+    if not request.class_lists or not is_made or (folder / data_set.class_list).is_file():
+        return _list_file(request, published.class_list)
+    source = _list_file(request, data_set.made_from)
+    classes = parse_class_list(source).items()
+    lines = [f"{i}:{','.join(names)}\n" for i, names in classes if i not in data_set.dropped_ids]
+    path = request.output / "class_lists" / data_set.class_list
+    write_atomically(path, "".join(lines).encode())
+    return str(path)
+
+
+def _compare_with_stored(request: Request, item: SetPlan, shared: Mapping[str, str]) -> SetPlan:
+    """Add what results depend on, and what has changed since they were stored."""
+    records = DatasetCatalog.get(item.row.name)
+    dependencies = {**shared, **dependencies_of_set(item.class_list, records)}
+    stored = {} if request.redo else read_finished(request.output / item.row.family)
+    changed = changes(stored, dependencies) if stored else None
+    return replace(item, dependencies=dependencies, changed=changed)
+
+
+def describe_plan(plan: Plan) -> list[str]:
+    """Describe a plan for the terminal, one line for each data set."""
+    lines = [f"Model: {plan.model.title}; seen classes: {plan.train_class_list.name}"]
+    for item in plan.sets:
+        state = "stored results" if item.finished else "to evaluate"
+        if item.changed:
+            state = f"to evaluate again, since these have changed: {', '.join(item.changed)}"
+        lines.append(
+            f"{item.title}: {item.num_images:,} of {item.expected_images:,} images, class list "
+            f"{item.class_list.name}: {state}"
+        )
+    return [*lines, *(f"{n.title}: not evaluated: {n.reason}" for n in plan.not_evaluated)]
+
+
+def _device_name(cfg: CfgNode) -> str:
+    """Name of the device that a run of this config uses."""
+    effective = cfg.clone()
+    choose_device(effective)
+    if effective.MODEL.DEVICE.startswith("cuda"):
+        return torch.cuda.get_device_name(effective.MODEL.DEVICE)
+    return effective.MODEL.DEVICE

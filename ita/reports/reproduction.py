@@ -1,0 +1,286 @@
+"""Reports of ``ita reproduce``: measured beside published results, as text, Markdown and HTML."""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePath
+from string import Template
+
+from tabulate import tabulate
+
+from ita.reports.published import METRICS, PublishedResult
+
+# Maximum difference from the published mIoU, in percentage points.
+TOLERANCE = 0.2
+DECIDING, *OTHER_METRICS = METRICS
+HEADERS = (
+    "data set", "mIoU", "published", "difference", "result", "images", "class list", "precision",
+    "s / image",
+)  # fmt: skip
+# Left-aligned columns; the others hold numbers.
+LEFT = frozenset({"data set", "result", "class list", "precision", "metric"})
+
+
+class Verdict(Enum):
+    """Comparison of a data set's mIoU with the published one."""
+
+    REPRODUCED = "reproduced"
+    DIFFERS = "differs"
+    PARTIAL = "part of the images"
+    OTHER_LIST = "other class list"
+    UNPUBLISHED = "nothing published"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Results on one data set.
+
+    Attributes:
+        title: name of the data set.
+        metrics: name in ``METRICS`` -> percent, for the evaluated ones.
+        published: published results.
+        images: number of images evaluated.
+        expected_images: number of images of the published results.
+        class_list: name or path of the class list.
+        same_lists: whether the test and the training class list are the published ones.
+        precision: format of the numbers in matrix products.
+        seconds_per_image: wall time of the evaluation per image, over all processes.
+    """
+
+    title: str
+    metrics: Mapping[str, float]
+    published: PublishedResult
+    images: int
+    expected_images: int
+    class_list: str
+    same_lists: bool
+    precision: str
+    seconds_per_image: float
+
+    def difference(self, metric: str) -> float | None:
+        """Measured minus published, in percentage points; None if either is missing."""
+        if metric not in self.metrics or metric not in self.published.metrics:
+            return None
+        return self.metrics[metric] - self.published.metrics[metric]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Comparison of the mIoU; a result on other images or classes is not comparable."""
+        if DECIDING not in self.published.metrics:
+            return Verdict.UNPUBLISHED
+        if self.images != self.expected_images:
+            return Verdict.PARTIAL
+        if not self.same_lists:
+            return Verdict.OTHER_LIST
+        difference = self.difference(DECIDING)
+        # Differences are rounded, so that 34.20 reproduces 34.00 in spite of binary fractions.
+        near = difference is not None and round(abs(difference), 6) <= TOLERANCE
+        return Verdict.REPRODUCED if near else Verdict.DIFFERS
+
+
+@dataclass(frozen=True)
+class NotEvaluated:
+    """A data set without results.
+
+    Attributes:
+        title: name of the data set.
+        reason: what is missing, with the remedy.
+        required: whether the data set must be evaluated for a successful reproduction.
+    """
+
+    title: str
+    reason: str
+    required: bool
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """Everything that a report contains.
+
+    Attributes:
+        title: name of the model.
+        measurements: results of the evaluated data sets.
+        not_evaluated: the other data sets.
+        facts: (name, value) of the run: checkpoint, config, class lists, versions.
+    """
+
+    title: str
+    measurements: Sequence[Measurement]
+    not_evaluated: Sequence[NotEvaluated]
+    facts: Sequence[tuple[str, str]]
+
+    @property
+    def successful(self) -> bool:
+        """Whether every data set with a published mIoU, and at least one, is reproduced."""
+        verdicts = {m.verdict for m in self.measurements} - {Verdict.UNPUBLISHED}
+        return verdicts == {Verdict.REPRODUCED} and not any(n.required for n in self.not_evaluated)
+
+
+def conclusion(reproduction: Reproduction) -> str:
+    """Return the result as one line."""
+    ours = reproduction.measurements
+    names = {v: ", ".join(m.title for m in ours if m.verdict == v) for v in Verdict}
+    if reproduction.successful:
+        return (
+            f"REPRODUCED: {reproduction.title}, mIoU within {TOLERANCE} of the published one on "
+            f"{names[Verdict.REPRODUCED]}"
+        )
+    reasons = [
+        f"{m.title} differs by {_signed(m.difference(DECIDING))} mIoU"
+        for m in ours
+        if m.verdict == Verdict.DIFFERS
+    ]
+    reasons += [
+        f"{m.title} has {m.images:,} of {m.expected_images:,} images"
+        for m in ours
+        if m.verdict == Verdict.PARTIAL
+    ]
+    if others := names[Verdict.OTHER_LIST]:
+        reasons.append(f"{others}: class lists are not the published ones")
+    reasons += [f"{n.title} was not evaluated" for n in reproduction.not_evaluated if n.required]
+    if not ours:
+        reasons.append("no data set was evaluated")
+    elif all(m.verdict == Verdict.UNPUBLISHED for m in ours):
+        reasons.append("there is no published mIoU to compare with")
+    return f"NOT REPRODUCED: {reproduction.title}; {'; '.join(reasons)}"
+
+
+def format_text(reproduction: Reproduction) -> str:
+    """Format the tables and the data sets without results for the terminal."""
+    parts = [
+        tabulate(rows, headers, disable_numparse=True, colalign=_alignments(headers))
+        for headers, rows in _tables(reproduction)
+    ]
+    if reproduction.not_evaluated:
+        lines = [f"  {n.title}: {n.reason}" for n in reproduction.not_evaluated]
+        parts.append("\n".join(["Not evaluated:", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def format_markdown(reproduction: Reproduction) -> str:
+    """Format the report as Markdown."""
+    parts = [f"# Reproduction of {reproduction.title}", f"**{conclusion(reproduction)}**"]
+    for headers, rows in _tables(reproduction):
+        cells = [[_escape(cell) for cell in row] for row in rows]
+        parts.append(
+            tabulate(cells, headers, "pipe", disable_numparse=True, colalign=_alignments(headers))
+        )
+    if reproduction.not_evaluated:
+        parts.append("## Not evaluated")
+        parts.append(
+            "\n".join(f"- {n.title}: {_escape(n.reason)}" for n in reproduction.not_evaluated)
+        )
+    parts.append("## Run")
+    parts.append("\n".join(f"- {name}: `{value}`" for name, value in reproduction.facts))
+    return "\n\n".join(parts) + "\n"
+
+
+def format_html(reproduction: Reproduction) -> str:
+    """Format the report as one HTML page that refers to no other file."""
+    body = [_html_table(headers, rows) for headers, rows in _tables(reproduction)]
+    if reproduction.not_evaluated:
+        skipped = ((n.title, n.reason) for n in reproduction.not_evaluated)
+        body.append(f"<h2>Not evaluated</h2>\n{_html_list(skipped)}")
+    body.append(f"<h2>Run</h2>\n{_html_list(reproduction.facts)}")
+    return _PAGE.substitute(
+        title=html.escape(f"Reproduction of {reproduction.title}"),
+        conclusion=html.escape(conclusion(reproduction)),
+        mood="good" if reproduction.successful else "bad",
+        body="\n".join(body),
+    )
+
+
+def _tables(reproduction: Reproduction) -> list[tuple[Sequence[str], list[list[str]]]]:
+    """Headers and rows of the table of mIoU, and of that of other metrics if there are any."""
+    if not reproduction.measurements:
+        return []
+    rows = [
+        [
+            m.title,
+            *_compared(m, DECIDING),
+            m.verdict.value,
+            f"{m.images:,} of {m.expected_images:,}",
+            PurePath(m.class_list).name,
+            m.precision,
+            f"{m.seconds_per_image:.2f}",
+        ]
+        for m in reproduction.measurements
+    ]
+    tables: list[tuple[Sequence[str], list[list[str]]]] = [(HEADERS, rows)]
+    others = [
+        [m.title, metric, *_compared(m, metric)]
+        for m in reproduction.measurements
+        for metric in OTHER_METRICS
+        if metric in m.metrics
+    ]
+    if others:
+        tables.append((("data set", "metric", "measured", "published", "difference"), others))
+    return tables
+
+
+def _compared(measurement: Measurement, metric: str) -> list[str]:
+    """Cells of the measured and the published value and their difference."""
+    values = (measurement.metrics.get(metric), measurement.published.metrics.get(metric))
+    cells = ["–" if value is None else f"{value:.2f}" for value in values]
+    return [*cells, _signed(measurement.difference(metric))]
+
+
+def _signed(difference: float | None) -> str:
+    # Adding 0 turns a rounded -0.0 into 0.0.
+    return "–" if difference is None else f"{round(difference, 2) + 0:+.2f}"
+
+
+def _alignments(headers: Sequence[str]) -> list[str]:
+    return ["left" if header in LEFT else "right" for header in headers]
+
+
+def _escape(text: str) -> str:
+    """Escape the characters with a meaning in Markdown that names and paths contain."""
+    return re.sub(r"([|*<>`\\])", r"\\\1", text)
+
+
+def _html_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    kinds = ["" if header in LEFT else ' class="number"' for header in headers]
+    head = "".join(f"<th{k}>{html.escape(h)}</th>" for k, h in zip(kinds, headers, strict=True))
+    lines = [
+        "".join(f"<td{k}>{html.escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
+        for row in rows
+    ]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def _html_list(items: Iterable[tuple[str, str]]) -> str:
+    entries = (f"<dt>{html.escape(n)}</dt><dd>{html.escape(value)}</dd>" for n, value in items)
+    return "<dl>\n{}\n</dl>".format("\n".join(entries))
+
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; max-width: 72rem;
+  margin: 2rem auto; padding: 0 1rem; }
+.conclusion { padding: .75rem 1rem; border-left: 6px solid; background: #f6f7f8; }
+.good { border-color: #2e7d32; }
+.bad { border-color: #c62828; }
+table { border-collapse: collapse; margin: 1.5rem 0; }
+th, td { text-align: left; padding: .35rem .75rem; border-bottom: 1px solid #d8dbdf; }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
+dt { color: #5f6b76; }
+dd { margin: 0; overflow-wrap: anywhere; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p class="conclusion $mood">$conclusion</p>
+$body
+</body>
+</html>
+""")
