@@ -539,8 +539,9 @@ def assert_mixed_precision(make_ita, device, dtype):
     assert low != exact
 
 
-def test_mixed_precision_on_the_cpu(make_ita):
-    assert_mixed_precision(make_ita, "cpu", torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixed_precision_on_the_cpu(dtype, make_ita):
+    assert_mixed_precision(make_ita, "cpu", dtype)
 
 
 @pytest.mark.gpu
@@ -565,6 +566,18 @@ def test_a_batch_without_targets_on_the_gpu(dtype, make_ita, convnext_clip):
         assert all(p.grad.isfinite().all() for p in trained)
     finally:
         convnext_clip.to("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_image_tower_is_arranged_for_its_device(make_ita, convnext_clip):
+    try:
+        model = make_ita().cuda()
+        weight = model.backbone.clip.visual.trunk.stem[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    finally:
+        convnext_clip.to("cpu")
+    assert weight.is_contiguous()
 
 
 def test_results_are_in_float32_under_mixed_precision(clip, make_ita):
