@@ -11,7 +11,6 @@ from ita.errors import UserError
 from ita.modeling.clip_weights import RANDOM, build_clip
 from ita.modeling.image_towers import DENSE, STAGES, STRIDES, image_tower
 
-CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 # timm's models, with the projection that open_clip gives the family.
 FAMILIES = {
@@ -58,15 +57,20 @@ def images(size=(96, 96)):
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
+def assert_close(ours, expected):
+    """Relative to the largest value, which is what sums of many values are rounded to."""
+    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("size", [(96, 96), (64, 160)])
 def test_the_whole_image_is_embedded_as_clip_does(clip, size):
     dense = clip(images(size))[DENSE]
     expected = clip.clip.encode_image(images(size))
     assert expected.std(dim=0).mean() > 1e-3 * expected.abs().mean()  # of two unlike images
     everywhere = torch.ones(2, *dense.shape[-2:])
-    torch.testing.assert_close(clip.embed_area(dense, everywhere), expected, **CLOSE)
+    assert_close(clip.embed_area(dense, everywhere), expected)
     masks = torch.stack([everywhere, everywhere], dim=1)
-    torch.testing.assert_close(clip.embed_masks(dense, masks)[:, 1], expected, **CLOSE)
+    assert_close(clip.embed_masks(dense, masks)[:, 1], expected)
 
 
 def test_features_of_four_strides(clip):
@@ -101,7 +105,7 @@ def test_features_are_those_that_timm_describes(clip):
 def test_texts_are_encoded_as_clip_does(clip):
     texts = ["a cat", "a photo of a very small traffic light", ""]
     expected = clip.clip.encode_text(clip.tokenizer(texts))
-    torch.testing.assert_close(clip.encode_text(texts), expected, **CLOSE)
+    assert_close(clip.encode_text(texts), expected)
     assert expected.shape == (3, clip.embed_dim)
 
 
