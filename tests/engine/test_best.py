@@ -111,3 +111,19 @@ def test_training_keeps_the_best_and_evaluation_says_so(tiny_config, tmp_path):
     assert source["iteration"] == record["iteration"]
     assert f"selected by {metric} = {record['value']:.2f}" in describe_source(source)
     assert torch.isfinite(model.void_embedding.weight).all()
+
+
+def test_a_resumed_training_does_not_replace_a_better_checkpoint(tiny_config, tmp_path):
+    metric = f"{tiny_config().DATASETS.TEST[0]}/sem_seg/mIoU"
+    best = {"SOLVER__MAX_ITER": 1, "TEST__BEST_METRIC": metric}
+    trainer = Trainer(tiny_config(**best))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    record = tmp_path / "run" / "best.json"
+    record.write_text(record.read_text().replace('"value": ', '"value": 10'))
+    before = (tmp_path / "run" / "model_best.pth").read_bytes()
+    trainer = Trainer(tiny_config(**{**best, "SOLVER__MAX_ITER": 2}))
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    assert trainer.iter == 2
+    assert (tmp_path / "run" / "model_best.pth").read_bytes() == before

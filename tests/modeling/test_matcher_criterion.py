@@ -214,11 +214,12 @@ def test_predictions_that_are_not_numbers_end_in_losses_that_say_so():
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 2), (0, 0), (5, 1)])
 def test_losses_against_loops(counts):
-    """Over 4 queries, so that 5 targets are one too many."""
-    points = make_points(20)
+    """Over 4 queries, so that 5 targets are one too many; each mask has its own points."""
+    points = torch.stack([make_points(20, seed) for seed in range(8)])
     predictions = make_predictions(count=2, images=2)
     targets = [make_target(count, seed) for seed, count in enumerate(counts)]
     criterion = make_criterion()
+    criterion.point_source = lambda sets, count, _: points[:sets, :count]
     losses = criterion.unweighted(predictions, targets)
     assert set(losses) == {f"{name}{suffix}" for name in WEIGHTS for suffix in ("", "_0")}
     matches = criterion.matcher(predictions, targets)
@@ -226,11 +227,13 @@ def test_losses_against_loops(counts):
     for suffix, prediction, of_images in zip(("_0", ""), predictions, matches, strict=True):
         truth = torch.full((2, 4), CLASSES)
         cross_entropy = dice = 0.0
+        own_points = iter(points[:, None])
         for i, match in enumerate(of_images):
             for q, m in zip(match.queries.tolist(), match.targets.tolist(), strict=True):
                 truth[i, q] = targets[i].labels[m]
-                x = sample_at(prediction.mask_logits[i, q][None], points[None])[0]
-                t = sample_at(targets[i].masks.masks[m][None], points[None])[0]
+                own = next(own_points)
+                x = sample_at(prediction.mask_logits[i, q][None], own)[0]
+                t = sample_at(targets[i].masks.masks[m][None], own)[0]
                 pair = losses_of_pair(x, t)
                 cross_entropy, dice = cross_entropy + pair[0], dice + pair[1]
         number = max(1, sum(counts))
