@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
+from ita.build import inference_options
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
@@ -30,6 +31,7 @@ from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.setup import seed_process
 from ita.engine.step import OptimizerStep
 from ita.errors import UserError
+from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.tables import scalars
@@ -69,8 +71,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
-        check_best_metric(cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST)
         self.test_sets = _load_test_sets(cfg)
+        check_best_metric(cfg.TEST.BEST_METRIC, _tasks(cfg, self.test_sets))
         self.mapper = _build_mapper(cfg)
         self.model = build_model(cfg)
         self.model.train()
@@ -267,6 +269,20 @@ def _load_test_sets(cfg: CfgNode) -> list[TestSet]:
         return load_test_sets(cfg)
     except UserError as error:
         raise UserError(f'{error} (to train without evaluation, set DATASETS.TEST "()")') from error
+
+
+def _tasks(cfg: CfgNode, test_sets: Iterable[TestSet]) -> dict[str, list[str]]:
+    """Evaluated tasks of each test set."""
+    options = inference_options(cfg)
+    requested = {
+        "semantic": options.semantic,
+        "panoptic": options.panoptic,
+        "instance": options.instance,
+    }
+    return {
+        test_set.name: sorted(evaluated_tasks(MetadataCatalog.get(test_set.name), **requested))
+        for test_set in test_sets
+    }
 
 
 def _build_mapper(cfg: CfgNode) -> TrainingMapper:

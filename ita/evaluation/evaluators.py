@@ -18,8 +18,9 @@ from ita.evaluation.semantic import SemanticEvaluator
 
 logger = logging.getLogger(__name__)
 
-# Metadata key of the ground truth -> metric.
-METRICS = {"panoptic_json": "panoptic quality", "json_file": "instance AP"}
+# Metadata key of the ground truth -> key of the task in results, and name of its metric.
+GROUND_TRUTH = {"panoptic_json": "panoptic_seg", "json_file": "segm"}
+METRIC_NAMES = {"panoptic_json": "panoptic quality", "json_file": "instance AP"}
 
 
 def build_evaluator(
@@ -59,19 +60,29 @@ def build_evaluator(
         )
     seen = tuple(class_list.seen(train_class_list))
     requested = {"panoptic_json": panoptic, "json_file": instance}
-    skipped = [k for k, asked in requested.items() if asked and not _has_file(metadata, k)]
+    tasks = evaluated_tasks(metadata, semantic=semantic, panoptic=panoptic, instance=instance)
+    skipped = [key for key, asked in requested.items() if asked and GROUND_TRUTH[key] not in tasks]
     if skipped:
         _warn_skipped(metadata, skipped)
     evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list, train_class_list, seen)]
     if semantic:
         evaluators.append(SemanticEvaluator(metadata, class_list, seen))
-    if panoptic and "panoptic_json" not in skipped:
+    if "panoptic_seg" in tasks:
         evaluators.append(PanopticEvaluator(metadata, seen))
-    if instance and "json_file" not in skipped:
+    if "segm" in tasks:
         evaluators.append(InstanceEvaluator(metadata))
     if dominant:
         evaluators.append(DominantEvaluator(metadata, class_list, seen))
     return DatasetEvaluators(evaluators)
+
+
+def evaluated_tasks(
+    metadata: Metadata, *, semantic: bool, panoptic: bool, instance: bool
+) -> set[str]:
+    """Return the requested tasks that a data set has ground truth for, by their key in results."""
+    requested = {"sem_seg": semantic, "panoptic_seg": panoptic, "segm": instance}
+    without = {task for key, task in GROUND_TRUTH.items() if not _has_file(metadata, key)}
+    return {task for task, asked in requested.items() if asked} - without
 
 
 class InfoEvaluator(DatasetEvaluator):
@@ -128,5 +139,5 @@ def _warn_skipped(metadata: Metadata, keys: Sequence[str]) -> None:
         if key not in known:
             path = metadata.get(key)
             reasons.append(f"{path} does not exist" if path else "it has no such annotations")
-    names = " and ".join(METRICS[key] for key in keys)
+    names = " and ".join(METRIC_NAMES[key] for key in keys)
     logger.warning("%s on %s: skipped, %s", names, metadata.name, "; ".join(dict.fromkeys(reasons)))

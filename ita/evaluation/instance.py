@@ -20,7 +20,7 @@ from ita.errors import UserError
 
 # In the order of pycocotools' summary: over all IoU thresholds, at 0.5 and 0.75, and for small,
 # medium and large objects.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 MAX_DETECTIONS = (1, 10, 100)
 
 
@@ -103,7 +103,7 @@ class InstanceEvaluator(DatasetEvaluator):
             evaluation.summarize()
         # pycocotools returns −1 if there is no ground truth.
         values = (100 * s if s >= 0 else float("nan") for s in map(float, evaluation.stats))
-        return {"segm": dict(zip(METRICS, values, strict=False))}
+        return {"segm": dict(zip(SUMMARY, values, strict=False))}
 
     def _load(self, detections: list[dict]) -> COCO:
         if detections:

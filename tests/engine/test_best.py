@@ -1,7 +1,5 @@
 """The checkpoint with the best value of TEST.BEST_METRIC."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -40,8 +38,7 @@ def test_the_best_evaluation_is_kept(tmp_path):
     assert weight == 2.0
     assert checkpoint["selected_by"] == {"metric": METRIC, "value": 12.5}
     assert "trainer" not in checkpoint
-    record = json.loads((tmp_path / "best.json").read_text())
-    assert record == {"metric": METRIC, "value": 12.5, "iteration": 200, "file": "model_best.pth"}
+    assert checkpoint["iteration"] == 199
     # A run resumes from its last checkpoint, which this is not.
     assert last_checkpoint(tmp_path) == ""
 
@@ -68,13 +65,11 @@ def test_a_new_run_and_another_metric_start_anew(tmp_path):
     assert kept(tmp_path)[0] == 3.0
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"metric": "x", "value": "y"}'])
-def test_a_damaged_record_is_ignored(tmp_path, content):
-    (tmp_path / "best.json").write_text(content)
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "model_best.pth").write_bytes(b"PK")
     best = BestCheckpoint(Checkpointer(make_model(), tmp_path), METRIC)
-    best.resume()
-    best.update({METRIC: 1.0}, iteration=1)
-    assert (tmp_path / "model_best.pth").is_file()
+    with pytest.raises(UserError, match=r"model_best\.pth.*damaged"):
+        best.resume()
 
 
 @pytest.mark.parametrize("scalars", [{}, {METRIC: float("nan")}])
@@ -90,12 +85,22 @@ def test_a_missing_value_selects_nothing(tmp_path, caplog, scalars):
         ("toy_val/sem_seg/mIou", "did you mean sem_seg/mIoU?"),
         ("mIoU", "is not DATA_SET/TASK/METRIC"),
         ("toy_train/sem_seg/mIoU", r"toy_train is not in DATASETS.TEST \(toy_val\)"),
+        ("toy_val/segm/AP", "toy_val is evaluated for panoptic_seg, sem_seg only"),
     ],
 )
 def test_a_wrong_metric_is_found_before_training(metric, message):
     with pytest.raises(UserError, match=message):
-        check_best_metric(metric, ("toy_val",))
-    check_best_metric("", ())
+        check_best_metric(metric, {"toy_val": ["panoptic_seg", "sem_seg"]})
+    check_best_metric("", {})
+
+
+def test_a_task_without_ground_truth_is_found_before_training(tiny_config):
+    name = tiny_config().DATASETS.TEST[0]
+    cfg = tiny_config(
+        TEST__BEST_METRIC=f"{name}/panoptic_seg/PQ", MODEL__MASK_FORMER__TEST__PANOPTIC_ON=False
+    )
+    with pytest.raises(UserError, match=f"{name} is evaluated for segm, sem_seg only"):
+        Trainer(cfg)
 
 
 def test_training_keeps_the_best_and_evaluation_says_so(tiny_config, tmp_path):
@@ -105,11 +110,11 @@ def test_training_keeps_the_best_and_evaluation_says_so(tiny_config, tmp_path):
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
-    record = json.loads((tmp_path / "run" / "best.json").read_text())
-    assert record["metric"] == metric
     model, source = load_model_and_source(cfg, str(tmp_path / "run" / "model_best.pth"))
-    assert source["iteration"] == record["iteration"]
-    assert f"selected by {metric} = {record['value']:.2f}" in describe_source(source)
+    assert source["iteration"] in (1, 2)
+    assert source["selected_by"]["metric"] == metric
+    value = source["selected_by"]["value"]
+    assert f"selected by {metric} = {value:.2f}" in describe_source(source)
     assert torch.isfinite(model.void_embedding.weight).all()
 
 
@@ -119,11 +124,12 @@ def test_a_resumed_training_does_not_replace_a_better_checkpoint(tiny_config, tm
     trainer = Trainer(tiny_config(**best))
     trainer.resume_or_load(resume=False)
     trainer.train()
-    record = tmp_path / "run" / "best.json"
-    record.write_text(record.read_text().replace('"value": ', '"value": 10'))
-    before = (tmp_path / "run" / "model_best.pth").read_bytes()
+    file = tmp_path / "run" / "model_best.pth"
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "selected_by": {"metric": metric, "value": 101.0}}, file)
+    before = file.read_bytes()
     trainer = Trainer(tiny_config(**{**best, "SOLVER__MAX_ITER": 2}))
     trainer.resume_or_load(resume=True)
     trainer.train()
     assert trainer.iter == 2
-    assert (tmp_path / "run" / "model_best.pth").read_bytes() == before
+    assert file.read_bytes() == before

@@ -248,6 +248,16 @@ def test_mixed_precision_on_a_gpu(tiny_config, dtype):
     assert sum(losses.values()) == pytest.approx(sum(expected.values()), rel=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_for_a_gpu_are_pinned(tiny_config):
+    trainer = Trainer(tiny_config(DATASETS__TEST=(), MODEL__DEVICE="cuda"))
+    trainer.resume_or_load(resume=False)
+    record = next(iter(trainer.data_loader))[0]
+    assert record["image"].is_pinned()
+    assert record["instances"].gt_masks.index.is_pinned()
+
+
 def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):
     """What was measured before it is written; nothing else is."""
     trainer = Trainer(tiny_config(DATASETS__TEST=(), SOLVER__MAX_ITER=50))
