@@ -60,6 +60,8 @@ class FakeCuda(FakeTensorMode):
         try:
             return super().dispatch(func, types, args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
+            # Its result, or the size of it, depends on values.
+            self.waits += any(map(_on_gpu, tree_leaves(args)))
             device = next(a.device for a in tree_leaves(args) if isinstance(a, Tensor))
             return tree_map_only(Tensor, lambda values: self.hold(values, device), real)
         finally:
@@ -127,11 +129,10 @@ def _on_gpu(x: Any) -> bool:
 
 
 def _waits(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation needs values of the GPU on the CPU."""
-    if func in (aten._local_scalar_dense.default, aten.nonzero.default):
-        return _on_gpu(args[0])
+    """Whether an operation whose result has a known size needs values of the GPU on the CPU."""
     if func is aten._to_copy.default:
         return _on_gpu(args[0]) and kwargs.get("device") == CPU
-    if func is aten.index.Tensor:  # a boolean index is converted to positions
+    if func in (aten.index_put.default, aten.index_put_.default):
+        # A boolean index is converted to positions.
         return any(_on_gpu(i) and i.dtype == torch.bool for i in args[1] if i is not None)
     return func is aten.copy_.default and _on_gpu(args[1]) and not _on_gpu(args[0])

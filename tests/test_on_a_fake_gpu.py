@@ -82,6 +82,30 @@ def test_a_training_step_is_that_of_the_cpu(file, settings):
             assert error <= 1e-3 * gradients[name].norm() + 1e-8, name
 
 
+def test_every_wait_is_counted():
+    """Also those of operations whose results have a size that depends on values."""
+    values = torch.tensor([0.0, 2.0, 3.0, 2.0])
+    waiting = (
+        lambda x: x.cpu(),
+        lambda x: x.sum().item(),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 1],
+        lambda x: x.masked_select(x > 1),
+        lambda x: x.unique(),
+        lambda x: x.long().bincount(),
+        lambda x: x.repeat_interleave(x.long()),
+        lambda x: x.index_put((x > 1,), x.new_ones(1)),
+        lambda x: x.clone().__setitem__(x > 1, x.new_ones(1)),
+        lambda x: bool(x.any()),
+    )
+    with fake_cuda() as gpu:
+        for number, wait in enumerate(waiting, start=1):
+            wait(gpu.hold(values))
+            assert gpu.waits == number
+        gpu.hold(values).where(gpu.hold(values) > 1, 0.0).topk(2)
+        assert gpu.waits == len(waiting)
+
+
 def test_the_forward_pass_waits_for_the_gpu_once():
     """For the matcher's costs; the backward pass never."""
     model, _ = small_brother(MAIN, SMALLER)

@@ -1,6 +1,6 @@
 """Check a machine for training: run the GPU tests, then measure steps and inference.
 
-    python tools/gpu_check.py                     ten minutes on a GPU
+    python tools/gpu_check.py                     about ten minutes on a GPU
     python tools/gpu_check.py --output gpu.md     also write the tables to a file
     python tools/gpu_check.py --device cpu --size 640 --steps 2 --skip-tests
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MAIN_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
 SEGMENTS = 20
 WARM_UP = 2
+# Last lines of pytest's output, shown if a test did not pass.
+SHOWN_LINES = 30
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,14 @@ def run_tests() -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}"]
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+        process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
         cases = list(test_cases(report)) if report.is_file() else []
     table = tabulate(cases, ("test", "result", "seconds"), tablefmt="github", floatfmt=".1f")
-    return table, not cases or any(result != "passed" for _, result, _ in cases)
+    failed = not cases or any(result != "passed" for _, result, _ in cases)
+    if failed:
+        ending = "\n".join(process.stdout.splitlines()[-SHOWN_LINES:])
+        table += f"\n\n```\n{ending}\n```"
+    return table, failed
 
 
 def test_cases(report: Path) -> Iterator[tuple[str, str, float]]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from ita.data.mapper import InferenceMapper, TrainingMapper
 from ita.data.reading import load_semantic_label
@@ -192,6 +193,22 @@ def test_masks_travel_as_one_map(panoptic):
         index = mapped["instances"].gt_masks.index
         assert index.shape == (30, 30)
         assert index.element_size() == size
+
+
+def test_all_tensors_of_a_record_are_pinned(quarters, monkeypatch):
+    """What a data loader with ``pin_memory`` does to a batch."""
+    pinned = set()
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda self, *_: (pinned.add(self.data_ptr()), self.clone())[1]
+    )
+    (record,) = quarters.register()
+    mapped = plain(30)(record)
+    truth = mapped["instances"]
+    tensors = (mapped["image"], truth.gt_classes, truth.gt_masks.index)
+    (batch,) = pin_memory([mapped])
+    assert {tensor.data_ptr() for tensor in tensors} == pinned
+    assert torch.equal(batch["instances"].gt_masks.dense(), truth.gt_masks.dense())
+    assert batch["instances"].image_size == truth.image_size
 
 
 def test_image_without_a_usable_pixel_is_skipped_and_counted(panoptic, semantic):

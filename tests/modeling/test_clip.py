@@ -57,6 +57,18 @@ def test_the_whole_image_is_embedded_as_clip_does(clip):
     torch.testing.assert_close(everywhere[:, 0], whole, **CLOSE)
 
 
+def test_moving_arranges_the_image_tower_for_the_device(clip, monkeypatch):
+    """Not the text tower, and never the values."""
+    moved = copy.deepcopy(clip)
+    monkeypatch.setattr(FrozenCLIP, "memory_format", torch.channels_last)
+    moved.to("cpu")
+    kernels = [p for p in moved.clip.visual.parameters() if p.dim() == 4 and p.shape[1] > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    for one, other in zip(moved.state_dict().values(), clip.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def clip_size(clip):
     size = clip.clip.visual.image_size
     return size if isinstance(size, tuple) else (size, size)
