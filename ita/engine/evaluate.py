@@ -18,8 +18,8 @@ from ita.data.catalogue import SEMANTIC
 from ita.data.loaders import RecordLoader, build_test_loader
 from ita.data.mapper import InferenceMapper
 from ita.data.registration import class_list_for
-from ita.engine.loading import describe_source
-from ita.engine.precision import matmul_dtype, tf32
+from ita.engine.loading import describe_source, source_of_list
+from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.evaluation.evaluators import build_evaluator
 from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
@@ -75,16 +75,16 @@ def evaluate(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log tables and write ``OUTPUT_DIR/results.json``.
 
-    The model runs in float32, as for published numbers, unless ``TEST.AMP`` is on. Must be called
-    in every process.
+    The model runs in float32, as for published numbers, unless ``TEST.AMP`` or ``TEST.TF32`` is on.
+    Class names are always encoded in float32. Must be called in every process.
 
     Args:
         cfg: config of the run.
         model: model without a data-parallel wrapper.
         test_sets: test sets of the config, if they are loaded already.
         text: encoder of class names with the model's CLIP, to reuse the names it has encoded.
-        run: additional entries to store with the results, such as the iteration and the source
-            of the training class list (``load_model_and_source``).
+        run: entries to store with the results: the source of the training class list and, if known,
+            of the weights (``load_model_and_source``). None if the list is that of the config.
 
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
@@ -96,12 +96,9 @@ def evaluate(
     if not comm.is_main_process():
         return {}
     if results:
-        entries = {
-            "weights": cfg.MODEL.WEIGHTS,
-            "train_class_list": model.train_class_list.name,
-            **(run or {}),
-        }
-        logger.info("Results. %s\n%s", describe_source(entries), format_table(results))
+        source = source_of_list(cfg, model.train_class_list, None) if run is None else run
+        entries = {"weights": cfg.MODEL.WEIGHTS, "precision": _precision(cfg), **source}
+        logger.info("Results (%s):\n%s", describe_source(source), format_table(results))
         path = Path(cfg.OUTPUT_DIR, "results.json")
         write_results(results, path, run=entries)
         logger.info("Results, including those of each class: %s", path)
@@ -129,18 +126,19 @@ def _evaluate_one(
             metadata, test_set.class_list, seen, folder, cfg.TEST.NUM_PICTURES
         )
         evaluator = DatasetEvaluators([evaluator, pictures])
-    device = torch.device(cfg.MODEL.DEVICE)
-    dtype = matmul_dtype(cfg.TEST.AMP, cfg.SOLVER.AMP.DTYPE, device)
     logger.info(
         "Evaluating %d images of %s in %s with class list %s, %d of %d classes seen in training",
         test_set.loader.num_images,
         test_set.name,
-        str(dtype).removeprefix("torch."),
+        _precision(cfg),
         test_set.class_list.name,
         sum(seen),
         len(seen),
     )
-    vocabulary = model.make_vocabulary(test_set.class_list, text)
+    device, dtype = _device_and_dtype(cfg)
+    # Training and all evaluations share the encoded names, whatever the precision of each.
+    with tf32(False, device):
+        vocabulary = model.make_vocabulary(test_set.class_list, text)
     segmenter = Segmenter(model, vocabulary, options)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with tf32(cfg.TEST.TF32, device), autocast:
@@ -149,6 +147,17 @@ def _evaluate_one(
         table = format_class_table(test_set.class_list, results)
         logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
+
+
+def _device_and_dtype(cfg: CfgNode) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the dtype of matrix products of evaluations."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    return device, matmul_dtype(cfg.TEST.AMP, cfg.SOLVER.AMP.DTYPE, device)
+
+
+def _precision(cfg: CfgNode) -> str:
+    device, dtype = _device_and_dtype(cfg)
+    return describe_precision(dtype, cfg.TEST.TF32, device)
 
 
 def _options_for(cfg: CfgNode, evaluator_type: str) -> InferenceOptions:

@@ -42,13 +42,12 @@ def load_model_and_source(cfg: CfgNode, path: str) -> tuple[ITA, dict[str, Any]]
     Raises:
         UserError: a checkpoint or CLIP file is missing, is damaged or does not fit.
     """
-    logger.info("Loading %s", path)
     checkpoint = read_checkpoint(local_path(path))
     trained = trained_class_list(checkpoint, path)
     class_list = seen_class_list(cfg, trained)
     source = {**source_of_list(cfg, class_list, trained), **source_of_weights(checkpoint)}
     log = logger.warning if CHECKPOINT_LIST in source else logger.info
-    log("%s", describe_source(source))
+    log("Loading %s (%s)", path, describe_source(source))
     model = build_model(cfg, class_list).eval()
     load_weights(model, checkpoint["model"], path)
     return model, source
@@ -89,12 +88,17 @@ def source_of_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_source(entries: Mapping[str, Any]) -> str:
-    """Describe, in one line, the training class list and the weights of a run's results."""
-    text = f"Seen classes are those of training class list {entries['train_class_list']}"
-    if "train_class_list_from" in entries:
-        text += f", from {entries['train_class_list_from']}"
+    """Describe, in one line, the training class list and the weights of a run's results.
+
+    Args:
+        entries: output of :func:`source_of_list`, and of :func:`source_of_weights` if known.
+    """
+    name = entries["train_class_list"]
+    text = f"seen classes: those of {name}, from {entries['train_class_list_from']}"
     if CHECKPOINT_LIST in entries:
-        text += f"; the checkpoint was trained with class list {entries[CHECKPOINT_LIST]}"
+        trained = entries[CHECKPOINT_LIST]
+        other = "other classes of the same name" if trained == name else f"class list {trained}"
+        text += f"; the checkpoint was trained with {other}"
     if "iteration" in entries:
         text += f"; weights of iteration {entries['iteration']:,}"
     if selection := entries.get(SELECTION):

@@ -15,6 +15,13 @@ def matmul_dtype(enabled: bool, name: str, device: torch.device) -> torch.dtype:
     return {"float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
+def describe_precision(dtype: torch.dtype, allow_tf32: bool, device: torch.device) -> str:
+    """Name the precision of matrix products, such as "float16" or "float32 with TF32"."""
+    name = str(dtype).removeprefix("torch.")
+    rounded = allow_tf32 and device.type == "cuda" and dtype == torch.float32
+    return f"{name} with TF32" if rounded else name
+
+
 @contextmanager
 def tf32(enabled: bool, device: torch.device) -> Iterator[None]:
     """Allow or forbid TF32 in float32 matrix products and convolutions; GPUs only.

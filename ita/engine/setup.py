@@ -20,8 +20,8 @@ from ita.files import write_atomically
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "ita")
-# Logs how each data set is stored in memory, for debugging of the loaders only.
-DEBUG_LOGGER = "detectron2.data.common"
+# Detectron2's messages on the storage of each data set in memory, of no use to users.
+STORAGE_LOGGER = "detectron2.data.common"
 
 
 class RunLog:
@@ -36,7 +36,7 @@ class RunLog:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         for name in LOGGERS:
             setup_logger(distributed_rank=comm.get_rank(), name=name).addHandler(self._early)
-        hide_details()
+        logging.getLogger(STORAGE_LOGGER).setLevel(logging.WARNING)
 
     def open_folder(self, cfg: CfgNode) -> None:
         """Create ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; called in every process.
@@ -59,12 +59,6 @@ class RunLog:
                 self._early.buffer.clear()
         logger.info("Command line: %s", shlex.join(sys.argv))
         logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
-
-
-def hide_details() -> None:
-    """Hide messages about the storage of data sets, unless the root logger is at debug level."""
-    verbose = logging.getLogger().isEnabledFor(logging.DEBUG)
-    logging.getLogger(DEBUG_LOGGER).setLevel(logging.NOTSET if verbose else logging.WARNING)
 
 
 def choose_device(cfg: CfgNode) -> None:

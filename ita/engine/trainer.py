@@ -125,13 +125,15 @@ class Trainer(TrainerBase):
         # Seed again, so that models with the same seed see the same images, no matter how many
         # random numbers their initialization used.
         seed_process(self.cfg, offset=self.start_iter)
+        device = torch.device(self.cfg.MODEL.DEVICE)
         self._text = TextEncoder(self.model.backbone, collective=True)
-        self.model.prepare_training(self._text)
+        with tf32(False, device):  # names are encoded once, also for evaluations
+            self.model.prepare_training(self._text)
         writer = self._build_writer()
         self.register_hooks([writer])
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
-        precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
+        precision = tf32(self.cfg.SOLVER.TF32, device)
         with EventStorage(self.start_iter) as self.storage, precision:
             try:
                 self._run()

@@ -9,9 +9,11 @@ from torch import nn
 
 from ita.classes import ClassList, read_class_list
 from ita.data.registration import register_all
+from ita.engine import evaluate as evaluating
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import evaluate
-from ita.engine.loading import load_model_and_source
+from ita.engine.loading import describe_source, load_model_and_source
+from ita.engine.precision import tf32
 from ita.meta_arch import build_model
 from ita.toy.dataset import CLASS_LISTS
 from tests.data import mini_sets
@@ -36,6 +38,64 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
     assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
     assert len(list((tmp_path / "run" / "inference" / "toy_val" / "pictures").iterdir())) == 3
     assert model.training
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_tf32_is_for_images_only(allow, tiny_config, monkeypatch):
+    """Class names are encoded without, also in evaluations of a training run that uses it."""
+    cfg = tiny_config(TEST__NUM_PICTURES=0, TEST__TF32=allow)
+    model, during = build_model(cfg), {}
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(evaluating, "tf32", lambda enabled, _: tf32(enabled, cuda))
+
+    def noting(name):
+        method = getattr(model.backbone, name)
+
+        def call(*args):
+            matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+            during.setdefault(name, set()).add((matmul.allow_tf32, cudnn.allow_tf32))
+            return method(*args)
+
+        return call
+
+    for name in ("encode_text", "forward"):
+        monkeypatch.setattr(model.backbone, name, noting(name))
+    with tf32(not allow, cuda):
+        evaluate(cfg, model)
+    assert during == {"encode_text": {(False, False)}, "forward": {(allow, allow)}}
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_precision_is_in_log_and_results(amp, tiny_config, tmp_path, caplog):
+    cfg = tiny_config(TEST__NUM_PICTURES=0, TEST__AMP=amp, SOLVER__AMP__DTYPE="bfloat16")
+    with caplog.at_level(logging.INFO):
+        evaluate(cfg, build_model(cfg))
+    expected = "bfloat16" if amp else "float32"
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert stored["run"]["precision"] == expected
+    (line,) = [m for m in caplog.messages if m.startswith("Evaluating")]
+    assert f" in {expected} " in line
+
+
+def test_the_list_of_a_config_is_the_default_source(tiny_config, tmp_path):
+    cfg = tiny_config(TEST__NUM_PICTURES=0)
+    model = build_model(cfg)
+    evaluate(cfg, model)
+    run = json.loads((tmp_path / "run" / "results.json").read_text())["run"]
+    assert run["train_class_list"] == model.train_class_list.name
+    assert run["train_class_list_from"].startswith("DATASETS.TRAIN")
+
+
+def test_other_classes_of_the_same_name_are_called_that():
+    entries = {"train_class_list": "coco133", "train_class_list_from": "DATASETS.TRAIN_VOCABULARY"}
+    text = "seen classes: those of coco133, from DATASETS.TRAIN_VOCABULARY"
+    assert describe_source(entries) == text
+    assert describe_source({**entries, "checkpoint_class_list": "mine"}) == (
+        f"{text}; the checkpoint was trained with class list mine"
+    )
+    assert describe_source({**entries, "checkpoint_class_list": "coco133"}) == (
+        f"{text}; the checkpoint was trained with other classes of the same name"
+    )
 
 
 def test_results_name_the_classes_seen_in_training(tiny_config, tmp_path, caplog):
@@ -68,14 +128,14 @@ def test_results_name_the_classes_seen_in_training(tiny_config, tmp_path, caplog
         assert info["classes_seen"] == sum(toy.seen(loaded.train_class_list))
         assert info["train_class_list"] == expected["train_class_list"]
         stored = json.loads((tmp_path / "run" / "results.json").read_text())
-        assert stored["run"] == {"weights": path, **source}
+        assert stored["run"] == {"weights": path, "precision": "float32", **source}
         assert ("checkpoint_class_list" in source) == ("checkpoint_class_list" in expected)
         differ = [r for r in caplog.records if "trained with class list earlier" in r.getMessage()]
         # A warning when the checkpoint is loaded, and a note on the results.
         levels = [record.levelname for record in differ]
         assert levels == (["WARNING", "INFO"] if overrides else [])
-        (table,) = [m for m in caplog.messages if m.startswith("Results. Seen classes are those")]
-        assert f"of training class list {expected['train_class_list']}, from" in table
+        (table,) = [m for m in caplog.messages if m.startswith("Results (")]
+        assert f"(seen classes: those of {expected['train_class_list']}, from" in table
         assert table.count("mIoU") == 1
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 
+import pytest
 import torch
 
-from ita.engine.precision import matmul_dtype, tf32
+from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -17,12 +18,26 @@ def test_type_of_matrix_products():
     assert matmul_dtype(True, "bfloat16", CUDA) == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("dtype", "allow_tf32", "device", "expected"),
+    [
+        (torch.float32, False, CUDA, "float32"),
+        (torch.float32, True, CUDA, "float32 with TF32"),
+        (torch.float32, True, CPU, "float32"),
+        (torch.float16, True, CUDA, "float16"),
+        (torch.bfloat16, False, CPU, "bfloat16"),
+    ],
+)
+def test_names_of_precisions(dtype, allow_tf32, device, expected):
+    assert describe_precision(dtype, allow_tf32, device) == expected
+
+
 def allowed():
     return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 def test_tf32_is_set_and_restored():
-    """Also with an evaluation inside a training."""
+    """Also with an evaluation inside a training run."""
     before = allowed()
     with tf32(True, CUDA):
         assert allowed() == (True, True)

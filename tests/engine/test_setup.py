@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ita.engine import setup
-from ita.engine.setup import choose_device, choose_seed, hide_details, seed_process
+from ita.engine.setup import choose_device, choose_seed, seed_process
 from ita.errors import UserError
 
 
@@ -50,17 +50,3 @@ def test_a_drawn_seed_is_logged_once_and_reproduces_the_run(tiny_config, caplog)
     other = tiny_config(SEED=-1)
     choose_seed(other)
     assert other.SEED != cfg.SEED
-
-
-@pytest.mark.parametrize(("level", "heard"), [(logging.INFO, False), (logging.DEBUG, True)])
-def test_storage_of_data_sets_is_logged_at_debug_level_only(monkeypatch, level, heard):
-    log = logging.getLogger("detectron2.data.common")
-    monkeypatch.setattr(log, "level", log.level)
-    root = logging.getLogger()
-    before = root.level
-    try:
-        root.setLevel(level)
-        hide_details()
-        assert (log.level == logging.WARNING) != heard
-    finally:
-        root.setLevel(before)
