@@ -37,8 +37,6 @@ BARE: tuple[str, ...] = ("{}",)
 OTHER = "other"
 # Maximum scale of cosine similarities before softmax, as in CLIP's training.
 MAX_LOGIT_SCALE = 100.0
-# Number of names that a message lists.
-MAX_NAMES_LISTED = 10
 
 
 class TextEncoder:
@@ -192,22 +190,20 @@ def encode_candidates(
 def _note_missing(
     class_list: ClassList, names: Sequence[str], name_table: Mapping[str, Tensor]
 ) -> None:
-    """Log how many of the names a name table lacks, and the first of them."""
+    """Log how many of the names a name table lacks, and which."""
     distinct = dict.fromkeys(names)
     missing = [name for name in distinct if name not in name_table]
     if not missing:
         count = len(distinct)
         logger.info("name table: all %d candidate names of %s found", count, class_list.name)
         return
-    more = len(missing) - MAX_NAMES_LISTED
     logger.warning(
         "name table (MODEL.ITA.NAME_TABLE): lacks %d of the %d candidate names of class list %s, "
-        "which keep CLIP's text features: %s%s",
+        "which keep CLIP's text features: %s",
         len(missing),
         len(distinct),
         class_list.name,
-        ", ".join(missing[:MAX_NAMES_LISTED]),
-        f" and {more} more" if more > 0 else "",
+        ", ".join(missing),
     )
 
 
