@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ita.cli.types import positive_int
+
 ROOT = Path(__file__).resolve().parents[1]
 MAIN_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
 SEGMENTS = 20
@@ -73,6 +75,7 @@ def main() -> int:
     options = parse_arguments()
     check_config(options.config_file)
     sections = [f"# {describe_machine(options.device)}"]
+    show(sections[0])
     failed = False
     if not options.skip_tests:
         table, failed = run_tests()
@@ -94,9 +97,19 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--config-file", default=MAIN_CONFIG, metavar="FILE", help="default: %(default)s")
     add("--device", default="cuda", help="default: %(default)s")
-    add("--size", type=int, default=1024, help="side of the images (default: %(default)s)")
-    add("--batch", type=int, default=2, help="images of a training step (default: %(default)s)")
-    add("--steps", type=int, default=10, help="timed passes of each row (default: %(default)s)")
+    add("--size", type=positive_int, default=1024, help="side of the images (default: %(default)s)")
+    add(
+        "--batch",
+        type=positive_int,
+        default=2,
+        help="images of a training step (default: %(default)s)",
+    )
+    add(
+        "--steps",
+        type=positive_int,
+        default=10,
+        help="timed passes of each row (default: %(default)s)",
+    )
     add("--skip-tests", action="store_true", help="measure only")
     add("--only", default="", metavar="TEXT", help="measure only work with this text in its name")
     add("--output", type=Path, metavar="FILE", help="also write the tables here, as Markdown")
