@@ -6,14 +6,11 @@ contradict this code are rejected. Only the final value of a key counts, so a fi
 its ``_BASE_`` sets, and an override what the file sets.
 """
 
-import logging
 import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ita.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 ITA = "ITA"
@@ -32,7 +29,8 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
     },
 }
 
-# Keys that can only have the value that this code implements, and why.
+# Keys that can only have the value that this code implements, and why; a tuple contains several
+# such values, the suggested one first.
 FIXED: dict[str, tuple[object, str]] = {
     "INPUT.COLOR_AUG_SSD": (False, "the recipe has no color augmentation"),
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not resampled"),
@@ -58,6 +56,10 @@ FIXED: dict[str, tuple[object, str]] = {
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": (
         "MSDeformAttnPixelDecoder",
         "there is one pixel decoder",
+    ),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
+        "the schedules of Detectron2, of which the cosine is the closest to a polynomial",
     ),
     "SOLVER.OPTIMIZER": ("ADAMW", "the recipe's optimizer"),
     "TEST.AUG.ENABLED": (False, "there is no test-time augmentation"),
@@ -135,41 +137,53 @@ class Setting(NamedTuple):
     source: str
 
 
-def translate(settings: Mapping[str, Setting], defaults: Mapping[str, Any]) -> dict[str, Setting]:
+def translate(
+    settings: Mapping[str, Setting], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Setting], list[str]]:
     """Replace what stems from Mask2Former or FC-CLIP by keys and values of this code.
-
-    A warning of one line per source names what is replaced and ignored.
 
     Args:
         settings: final settings by dotted key.
         defaults: default of every key that this code or Detectron2 has.
 
     Returns:
-        The remaining settings, with the defaults that the architecture selects.
+        The remaining settings, with the defaults that the architecture selects; and one line per
+        source that names everything replaced or ignored.
 
     Raises:
         UserError: values contradict this code; the message names all of them.
     """
-    _check_fixed(settings, defaults)
-    kept = {key: s for key, s in settings.items() if key not in FIXED and not _ignored(key, s)}
+    _check_fixed(settings)
+    kept = {
+        key: setting
+        for key, setting in settings.items()
+        if len(_allowed(key)) != 1 and not _ignored(key, setting)
+    }
     notes = [*_select_architecture(kept), *_rename_datasets(kept)]
     notes += _describe_ignored(settings, defaults)
-    for source in dict.fromkeys(source for source, _ in notes):
-        logger.warning("%s: %s", source, "; ".join(text for s, text in notes if s == source))
-    return kept
+    lines = [
+        f"{source}: {'; '.join(text for s, text in notes if s == source)}"
+        for source in dict.fromkeys(source for source, _ in notes)
+    ]
+    return kept, lines
 
 
-def _check_fixed(settings: Mapping[str, Setting], defaults: Mapping[str, Any]) -> None:
+def _allowed(key: str) -> tuple[object, ...]:
+    """Return the only values of a key, the suggested one first; () if it can have any."""
+    only = FIXED[key][0] if key in FIXED else ()
+    return only if isinstance(only, tuple) else (only,)
+
+
+def _check_fixed(settings: Mapping[str, Setting]) -> None:
     problems, remedy = [], []
     for key, (value, source) in settings.items():
-        if key not in FIXED or _ignored(key, settings[key]) or _is_default(key, value, defaults):
+        allowed = _allowed(key)
+        if not allowed or _ignored(key, settings[key]) or _as_list(value) in allowed:
             continue
-        only, reason = FIXED[key]
-        if _as_list(value) == only:
-            continue
-        problems.append(f"{key} in {source} can only be {only!r} here, not {value!r}: {reason}")
+        only, reason = " or ".join(map(repr, allowed)), FIXED[key][1]
+        problems.append(f"{key} in {source} can only be {only} here, not {value!r}: {reason}")
         if source != COMMAND_LINE:
-            remedy.append(f"{key} {shlex.quote(str(only))}")
+            remedy.append(f"{key} {shlex.quote(str(allowed[0]))}")
     if problems:
         override = f"; to use the file anyway, override it: {' '.join(remedy)}" if remedy else ""
         raise UserError("; ".join(problems) + override)

@@ -8,7 +8,8 @@ Keys known from earlier work keep their names (``MODEL.MASK_FORMER.*``, ``MODEL.
 import difflib
 import functools
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,8 @@ from detectron2.config import CfgNode, get_cfg
 
 from ita.ancestor_keys import COMMAND_LINE, Setting, translate
 from ita.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # Keys with a fixed set of allowed values.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -151,7 +154,7 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.TEST.AMP = False
     # TF32 in evaluations, on GPUs.
     cfg.TEST.TF32 = False
-    # Metric by which model_best.pth is selected among the evaluations of a training, for example
+    # Metric by which model_best.pth is selected among the evaluations of a run, for example
     # "openvocab_ade20k_panoptic_val/panoptic_seg/PQ"; "" writes no such file.
     cfg.TEST.BEST_METRIC = ""
     # Visualizations written by each evaluation: the first images with prediction, ground truth and
@@ -159,12 +162,18 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.TEST.NUM_PICTURES = 4
 
 
-def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    config_file: str | Path,
+    overrides: Sequence[str] = (),
+    warn: Callable[[str], None] = logger.warning,
+) -> CfgNode:
     """Load a YAML config, apply command-line overrides and validate the result.
 
     Args:
         config_file: YAML file; its ``_BASE_`` names the config it inherits from.
         overrides: ``KEY VALUE KEY VALUE ...`` as on the command line.
+        warn: called with each line about keys of Mask2Former and FC-CLIP that are replaced or have
+            no effect.
 
     Raises:
         UserError: the file is missing or unreadable, a key is unknown, or a value is invalid or of
@@ -177,9 +186,13 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(f"overrides must be KEY VALUE pairs, but {overrides[-1]} has no value")
     cfg = get_cfg()
     add_ita_config(cfg)
-    settings = _settings(flatten(_read_yaml(path)), str(path))
+    content = _read_yaml(path)
+    settings = _settings(flatten(content), _name_with_base(path))
     settings |= _settings(zip(overrides[::2], overrides[1::2], strict=True), COMMAND_LINE)
-    _merge(cfg, translate(settings, dict(flatten(cfg))))
+    settings, lines = translate(settings, dict(flatten(cfg)))
+    for line in lines:
+        warn(line)
+    _merge(cfg, settings)
     validate_config(cfg)
     return cfg
 
@@ -212,6 +225,12 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def _name_with_base(path: Path) -> str:
+    """Name a readable config file as the source of its keys, some of which its base may set."""
+    has_base = any(line.startswith("_BASE_:") for line in path.read_text().splitlines())
+    return f"{path} (or its _BASE_)" if has_base else str(path)
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the (dotted key, value) pairs of a nested mapping."""
     for key, value in content.items():
@@ -232,7 +251,7 @@ def _merge(cfg: CfgNode, settings: Mapping[str, Setting]) -> None:
     for key, (value, source) in settings.items():
         if key not in known:
             raise UserError(f"unknown config key {key} in {source}{_did_you_mean(key, known)}")
-        if isinstance(known[key], float) and isinstance(value, int):
+        if isinstance(known[key], float) and type(value) is int:  # not bool, which is an int too
             value = float(value)
         if isinstance(known[key], tuple) and isinstance(value, str):
             value = (value,)

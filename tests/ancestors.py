@@ -134,6 +134,30 @@ FCCLIP: dict[str, Any] = {
         "TEST": "('openvocab_ade20k_panoptic_val',)",
     },
 }
+# What the files for ADE20K set otherwise than those for COCO.
+ADE20K: dict[str, Any] = {
+    "_BASE_": "mask2former.yaml",
+    "DATASETS": {"TRAIN": "('ade20k_panoptic_train',)", "TEST": "('ade20k_panoptic_val',)"},
+    "SOLVER": {
+        "MAX_ITER": 160000,
+        "LR_SCHEDULER_NAME": "WarmupPolyLR",
+        "POLY_LR_POWER": 0.9,
+        "POLY_LR_CONSTANT_ENDING": 0.0,
+        "WARMUP_ITERS": 0,
+    },
+    "INPUT": {
+        "MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "MAX_SIZE_TRAIN": 2560,
+        "CROP": {
+            "ENABLED": True,
+            "TYPE": "absolute",
+            "SIZE": [640, 640],
+            "SINGLE_CATEGORY_MAX_AREA": 1.0,
+        },
+        "COLOR_AUG_SSD": True,
+        "SIZE_DIVISIBILITY": 640,
+    },
+}
 
 
 def write_configs(folder: Path) -> tuple[Path, Path]:
@@ -144,3 +168,10 @@ def write_configs(folder: Path) -> tuple[Path, Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content))
     return folder / names[1], folder / names[2]
+
+
+def write_ade20k_config(folder: Path) -> Path:
+    """Write Mask2Former's file for ADE20K beside its files for COCO."""
+    path = folder / "ade20k.yaml"
+    path.write_text(yaml.safe_dump(ADE20K))
+    return path

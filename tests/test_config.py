@@ -4,14 +4,16 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+from detectron2.solver import build_lr_scheduler
 
 from ita.ancestor_keys import FIXED
 from ita.config import load_config
 from ita.errors import UserError
-from tests.ancestors import BASE, MASK2FORMER, write_configs
+from tests.ancestors import BASE, MASK2FORMER, write_ade20k_config, write_configs
 
 TRAIN = "DATASETS:\n  TRAIN: ('toy_train',)\n"
 ITA_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
@@ -111,8 +113,10 @@ def test_the_nearest_key_of_an_unknown_one(key, nearest, write):
 
 
 def test_an_unknown_key_like_no_other(write):
-    path = write(TRAIN + "XYZZY: 1\n")
+    path = write(TRAIN + "XYZZY: 1\n", "base.yaml")
     assert problem(path) == f"unknown config key XYZZY in {path}"
+    path = write("_BASE_: base.yaml\n")
+    assert problem(path) == f"unknown config key XYZZY in {path} (or its _BASE_)"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,9 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
     [
         ("SOLVER.MAX_ITER", "many", "SOLVER.MAX_ITER"),
         ("SOLVER.MAX_ITER", "1.5", "SOLVER.MAX_ITER"),
+        ("SOLVER.MAX_ITER", "True", "SOLVER.MAX_ITER"),
+        ("SOLVER.BASE_LR", "True", "SOLVER.BASE_LR"),
+        ("SOLVER.AMP.ENABLED", "1", "SOLVER.AMP.ENABLED"),
         ("SOLVER.STEPS", "5", "SOLVER.STEPS"),
         ("MODEL.ITA.IMAGE_EMBEDDING", "clip", "'shared', 'clip_preprocess'"),
         ("MODEL.ITA.CANDIDATE_TEXT", "names", "'prompted', 'bare'"),
@@ -192,7 +199,9 @@ def test_fcclips_file_is_fcclips_model(ancestors, caplog):
     assert cfg.DATASETS == ours.DATASETS
     assert cfg.SOLVER.MAX_ITER == ours.SOLVER.MAX_ITER
     (line,) = warnings(caplog)
-    assert line.startswith(f"{ancestors[1]}: MODEL.META_ARCHITECTURE FCCLIP selects ")
+    assert line.startswith(
+        f"{ancestors[1]} (or its _BASE_): MODEL.META_ARCHITECTURE FCCLIP selects "
+    )
     assert "MODEL.ITA.NUM_DOMINANT 0, MODEL.ITA.SELF_ATTENTION True; without effect: " in line
     for key in (
         "MODEL.RESNETS.* (the backbone is the frozen CLIP",
@@ -243,12 +252,42 @@ def test_a_swin_backbone_is_rejected_unless_replaced(ancestors, caplog):
     content = {"_BASE_": "mask2former.yaml", "MODEL": swin, "INPUT": {"COLOR_AUG_SSD": True}}
     path.write_text(yaml.safe_dump(content))
     said = problem(path)
-    assert f"MODEL.BACKBONE.NAME in {path} can only be 'CLIP' here, not 'D2SwinTr" in said
-    assert f"INPUT.COLOR_AUG_SSD in {path} can only be False here, not True" in said
+    assert (
+        f"MODEL.BACKBONE.NAME in {path} (or its _BASE_) can only be 'CLIP' here, not 'D2SwinTr"
+        in said
+    )
+    assert f"INPUT.COLOR_AUG_SSD in {path} (or its _BASE_) can only be False here, not True" in said
     remedy = said.partition("to use the file anyway, override it: ")[2]
     caplog.clear()
     load_config(path, remedy.split())
     assert "MODEL.SWIN.*" in "".join(warnings(caplog))
+
+
+def test_the_schedule_of_mask2formers_ade20k_files_is_rejected_with_the_rest(ancestors, caplog):
+    path = write_ade20k_config(ancestors[0].parent)
+    said = problem(path)
+    assert f"INPUT.COLOR_AUG_SSD in {path} (or its _BASE_) can only be False here, not True" in said
+    assert " can only be 'WarmupCosineLR' or 'WarmupMultiStepLR' or " in said
+    assert "here, not 'WarmupPolyLR': " in said
+    remedy = said.partition("to use the file anyway, override it: ")[2]
+    cfg = load_config(path, remedy.split())
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"
+    parameter = torch.nn.Parameter(torch.ones(1))
+    schedules = FIXED["SOLVER.LR_SCHEDULER_NAME"][0]
+    for name in schedules:  # those that can be built, and are not replaced by the default
+        cfg = load_config(path, [*remedy.split(), "SOLVER.LR_SCHEDULER_NAME", name])
+        assert name == cfg.SOLVER.LR_SCHEDULER_NAME
+        build_lr_scheduler(cfg, torch.optim.SGD([parameter], lr=cfg.SOLVER.BASE_LR))
+
+
+def test_the_lines_about_a_file_go_where_they_are_asked_to(ancestors, caplog):
+    lines = []
+    load_config(ancestors[1], ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"], lines.append)
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{ancestors[1]} (or its _BASE_)",
+        "the command line",
+    ]
+    assert not warnings(caplog)
 
 
 def test_mask2formers_python_expressions_are_not_evaluated(write, caplog, capsys):
@@ -284,11 +323,14 @@ def test_pasted_overrides_without_effect_are_named(write, caplog):
 @pytest.mark.parametrize("key", FIXED)
 def test_what_the_code_fixes_cannot_be_set_otherwise(key, write, caplog):
     only, reason = FIXED[key]
-    load_config(write(TRAIN), [key, repr(only)])
+    allowed = only if isinstance(only, tuple) else (only,)
+    for value in allowed:
+        load_config(write(TRAIN), [key, repr(value)])
     assert not warnings(caplog)
+    only, shown = allowed[0], " or ".join(map(repr, allowed))
     other = {bool: not only, int: 2, float: 0.5, str: "other", list: ["res5"]}[type(only)]
     said = problem(write(TRAIN), [key, repr(other)])
-    assert said == f"{key} in the command line can only be {only!r} here, not {other!r}: {reason}"
+    assert said == f"{key} in the command line can only be {shown} here, not {other!r}: {reason}"
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["ITA", "FC-CLIP"])

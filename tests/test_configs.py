@@ -98,7 +98,7 @@ def test_one_run_over_all_benchmarks(joint):
         assert result["sem_seg"]["classes_present"] > 0
         has_panoptic = row.family in ("coco", "cityscapes", "mapillary")
         assert ("panoptic_seg" in result) == has_panoptic
-        assert f"\n{row.name}: 2 images, " in output.split("]: Results. ")[1]
+        assert f"\n{row.name}: 2 images, " in output.split("]: Results (")[1]
     ade = f"panoptic quality and instance AP on {NAMES['ade20k']}: skipped, "
     assert ade in output
     assert "ita datasets prepare ade20k --split val" in output.split(ade)[1].split("\n")[0]

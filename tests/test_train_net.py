@@ -46,7 +46,8 @@ class Command:
 
 def train_then_evaluate(command):
     """Two processes train, one evaluates what they wrote, with a class list of its own."""
-    trained = command("good", "--num-gpus", "2", "--dist-url", "auto")
+    without_effect = {"MODEL__SEM_SEG_HEAD__NUM_CLASSES": 7}
+    trained = command("good", "--num-gpus", "2", "--dist-url", "auto", **without_effect)
     names = (CLASS_LISTS / "toy.txt").read_text()
     vocabulary = command.folder / "mine.txt"
     vocabulary.write_text(re.sub(r"^(\d+): ", r"\1: painted ", names, flags=re.MULTILINE))
@@ -157,6 +158,8 @@ def test_train_and_evaluate(runs):
     # What was logged before the folder was opened is in it, too.
     log = (good / "log.txt").read_text()
     assert "Command line: train_net.py --config-file" in log
+    assert log.count("without effect: MODEL.SEM_SEG_HEAD.NUM_CLASSES") == 1
+    assert trained.stdout.count("without effect: MODEL.SEM_SEG_HEAD.NUM_CLASSES") == 1
     assert log.count("SEED 3\n") == trained.stdout.count("SEED 3\n") == 1
     for output in (log, trained.stdout, evaluated.stdout):
         assert "erializ" not in output

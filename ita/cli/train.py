@@ -7,6 +7,7 @@ ita train --config-file ... --eval-only MODEL.WEIGHTS model.pth
 
 import argparse
 import os
+from functools import partial
 
 # Default port, which differs between the users of a machine, as in Detectron2.
 _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     from ita.engine.job import config_of, run_job
     from ita.engine.launch import errors_in_one_line, launch
 
+    warnings: list[str] = []
     with errors_in_one_line():
-        launch(run_job, config_of(options), options)
+        cfg = config_of(options, warnings.append)
+        launch(partial(run_job, warnings=warnings), cfg, options)
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.config import CfgNode
@@ -20,8 +21,8 @@ from ita.meta_arch import build_model
 logger = logging.getLogger(__name__)
 
 
-def config_of(options: argparse.Namespace) -> CfgNode:
-    """Build the config of a command line.
+def config_of(options: argparse.Namespace, warn: Callable[[str], None] = logger.warning) -> CfgNode:
+    """Build the config of a command line; ``warn`` as for :func:`ita.config.load_config`.
 
     Raises:
         UserError: the file or an override is invalid.
@@ -34,21 +35,21 @@ def config_of(options: argparse.Namespace) -> CfgNode:
     overrides = list(options.opts)
     if options.vocabulary:
         overrides += ["DATASETS.TEST_VOCABULARY", repr(tuple(options.vocabulary))]
-    return load_config(find_file(options.config_file), overrides)
+    return load_config(find_file(options.config_file), overrides, warn)
 
 
-def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
+def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str] = ()) -> None:
     """Train or evaluate; called in every process of the job.
+
+    Args:
+        cfg: from :func:`config_of`.
+        options: of the command line.
+        warnings: lines about the config, which is read before there is a log.
 
     Raises:
         UserError: an input is invalid, such as a file or a config key.
     """
-    log = RunLog()
-    register_all(cfg.DATASETS.CUSTOM)
-    choose_device(cfg)
-    describe_run(cfg)
-    choose_seed(cfg)
-    seed_process(cfg)
+    log = start_process(cfg, warnings)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)
         return
@@ -57,6 +58,24 @@ def run_job(cfg: CfgNode, options: argparse.Namespace) -> None:
     trainer.resume_or_load(resume=options.resume)
     log.open_folder(cfg)
     trainer.train()
+
+
+def start_process(cfg: CfgNode, warnings: Iterable[str] = ()) -> RunLog:
+    """Start the log, register the data sets, choose device and seed; completes the config.
+
+    Args:
+        cfg: config of the job, changed in place.
+        warnings: lines to log first.
+    """
+    log = RunLog()
+    for line in warnings:
+        logger.warning(line)
+    register_all(cfg.DATASETS.CUSTOM)
+    choose_device(cfg)
+    describe_run(cfg)
+    choose_seed(cfg)
+    seed_process(cfg)
+    return log
 
 
 def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
