@@ -10,6 +10,7 @@ converts by itself, so files of FC-CLIP and of the first ITA release need no con
 Every tensor is listed, one per line:
   mapped   name in IN -> name in OUT, shape
   dropped  name in IN: why OUT does not have it
+  kept     name in IN: why it is no weight of OUT, which stores it beside the weights
   missing  name in OUT: what the program that loads OUT does without it
 
 The training class list is kept, the state of training (optimizer, iteration) is not. A tensor keeps
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from ita.modeling.conversion import Conversion
 
 SUFFIXES = (".pth", ".safetensors")
-# Not lost although absent from OUT: a mark of the file format, and a tensor beside the weights.
+# Entries beside the weights that are not reported as left out: a mark of the file format, and the
+# class weights of the loss, a tensor in files of the ancestors.
 KEPT = ("format", "criterion.empty_weight")
 TARGETS = ("ita", "fcclip", "ita-first-release")
 
@@ -67,10 +69,12 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(f"left out {', '.join(others)}: no tensors of the model\n")
     sys.stdout.write(
         f"{options.output}: {conversion.kind} to {options.to}, {len(conversion.mapped)} mapped, "
-        f"{len(conversion.dropped)} dropped, {len(conversion.missing)} missing\n"
+        f"{len(conversion.dropped)} dropped, {len(conversion.kept)} kept, "
+        f"{len(conversion.missing)} missing\n"
     )
-    if lost := [name for name in conversion.dropped if name not in KEPT]:
-        sys.stderr.write(f"warning: {len(lost)} tensors of {options.source} are lost\n")
+    if count := len(conversion.dropped):
+        tensors = "1 tensor was" if count == 1 else f"{count} tensors were"
+        sys.stderr.write(f"warning: {tensors} not converted: see dropped\n")
     return 0
 
 
@@ -95,5 +99,6 @@ def describe(conversion: "Conversion") -> list[str]:
         lines.append(f"mapped   {name} -> {new_name}, {shape_text(tensor)}")
         lines[-1] += f" ({note})" if note else ""
     lines += [f"dropped  {name}: {reason}" for name, reason in conversion.dropped.items()]
+    lines += [f"kept     {name}: {reason}" for name, reason in conversion.kept.items()]
     lines += [f"missing  {name}: {reason}" for name, reason in conversion.missing.items()]
     return lines

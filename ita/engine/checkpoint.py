@@ -210,11 +210,12 @@ def convert_checkpoint(
         The content for :func:`export_weights`, and the list of tensors.
 
     Raises:
-        UserError: see :func:`ita.modeling.conversion.convert`.
+        UserError: see :func:`ita.modeling.conversion.convert`; or the class weights of the loss are
+            not numbers.
     """
     weights = dict(checkpoint["model"])
     if EMPTY_WEIGHT in checkpoint:
-        weights[EMPTY_WEIGHT] = torch.tensor(checkpoint[EMPTY_WEIGHT])
+        weights[EMPTY_WEIGHT] = _class_weights(checkpoint[EMPTY_WEIGHT], path)
     try:
         conversion = convert(weights, target)
     except UserError as error:
@@ -225,6 +226,13 @@ def convert_checkpoint(
     if target == ITA and EMPTY_WEIGHT in weights:
         converted[EMPTY_WEIGHT] = weights[EMPTY_WEIGHT].tolist()
     return converted, conversion
+
+
+def _class_weights(stored: Any, path: str | Path) -> Tensor:
+    try:
+        return torch.tensor(stored)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{EMPTY_WEIGHT} in checkpoint {path} is not a list of numbers") from error
 
 
 def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:

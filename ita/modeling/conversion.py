@@ -142,12 +142,14 @@ class Conversion(NamedTuple):
         kind: kind of the input.
         mapped: every tensor of the output, in the order of the input.
         dropped: name in the input -> reason.
+        kept: name in the input -> reason why it is no weight of the output, but stored beside them.
         missing: name in the output -> consequence.
     """
 
     kind: str
     mapped: list[Mapped]
     dropped: dict[str, str]
+    kept: dict[str, str]
     missing: dict[str, str]
 
 
@@ -217,7 +219,7 @@ def convert(state: Mapping[str, Tensor], target: str) -> Conversion:
     """
     kind = kind_of(state)
     ours: dict[str, Mapped] = {}
-    dropped = {}
+    dropped, kept = {}, {}
     for name, tensor in state.items():
         new_name = name if kind == ITA else _renamed(name, _TO_OURS)
         if name == EMPTY_WEIGHT:
@@ -234,12 +236,12 @@ def convert(state: Mapping[str, Tensor], target: str) -> Conversion:
     mapped = [_to_target(entry, target) for entry in ours.values()]
     missing = _missing(ours, target)
     if target == ITA and EMPTY_WEIGHT in state:
-        dropped[EMPTY_WEIGHT] = "class weights of the loss, no parameter; kept beside the weights"
+        kept[EMPTY_WEIGHT] = "class weights of the loss, no parameter; stored beside the weights"
     elif EMPTY_WEIGHT in state:
         mapped.append(Mapped(EMPTY_WEIGHT, EMPTY_WEIGHT, state[EMPTY_WEIGHT]))
     elif target != ITA:
         missing[EMPTY_WEIGHT] = "class weights of the loss, no parameter; that code creates it"
-    return Conversion(kind, mapped, dropped, missing)
+    return Conversion(kind, mapped, dropped, kept, missing)
 
 
 def _renamed(name: str, table: list[tuple[re.Pattern[str], str]]) -> str | None:

@@ -58,11 +58,14 @@ def test_there_and_back(suffix, checkpoint, convert, tmp_path):
         "criterion.empty_weight:",
     ]
     assert lines[-2] == "left out iteration: no tensors of the model"
-    summary = f"ita to ita-first-release, {count} mapped, 0 dropped, 2 missing"
+    summary = f"ita to ita-first-release, {count} mapped, 0 dropped, 0 kept, 2 missing"
     assert lines[-1] == f"{theirs}: {summary}"
     code, lines, errors = convert(theirs, ours)
     assert (code, errors) == (0, "")
-    assert lines[-1] == f"{ours}: ita-first-release to ita, {count} mapped, 0 dropped, 0 missing"
+    assert (
+        lines[-1]
+        == f"{ours}: ita-first-release to ita, {count} mapped, 0 dropped, 0 kept, 0 missing"
+    )
     after = read_checkpoint(ours)
     assert identical(after["model"], before["model"])
     assert after["train_classes"] == before["train_classes"]
@@ -79,10 +82,11 @@ def test_the_class_weights_of_the_loss_come_back(suffix, checkpoint, convert, tm
     torch.save({"model": wrapped}, tmp_path / "half.pth")
     code, lines, errors = convert(tmp_path / "half.pth", ours)
     assert (code, errors) == (0, "")
-    assert f"dropped  {EMPTY_WEIGHT}: " in "\n".join(lines)
+    assert f"kept     {EMPTY_WEIGHT}: " in "\n".join(lines)
+    assert ", 0 dropped, 1 kept, 0 missing" in lines[-1]
     code, lines, errors = convert(ours, again, "--to", "ita-first-release")
     assert (code, errors) == (0, "")
-    assert lines[-1].endswith(", 0 dropped, 1 missing")
+    assert lines[-1].endswith(", 0 dropped, 0 kept, 1 missing")
     expected = {name.removeprefix("module."): tensor for name, tensor in wrapped.items()}
     assert identical(read_checkpoint(again)["model"], expected)
 
@@ -102,10 +106,28 @@ def test_lost_parameters_are_a_warning(make_ita, convert, tmp_path):
     Checkpointer(make_ita(self_attention=True), str(tmp_path)).save("ita")
     code, lines, errors = convert(tmp_path / "ita.pth", tmp_path / "out.pth", "--to", "fcclip")
     assert code == 0
-    assert errors == f"warning: 1 tensors of {tmp_path / 'ita.pth'} are lost\n"
+    assert errors == "warning: 1 tensor was not converted: see dropped\n"
     dropped = [line for line in lines if line.startswith("dropped")]
     assert dropped[0].startswith("dropped  dominant.projection.weight: ")
     assert len(dropped) == 1
+    content = read_checkpoint(tmp_path / "ita.pth")
+    content["model"]["pixel_mean"] = torch.ones(3)
+    torch.save(content, tmp_path / "more.pth")
+    errors = convert(tmp_path / "more.pth", tmp_path / "more_out.pth", "--to", "fcclip")[2]
+    assert errors == "warning: 2 tensors were not converted: see dropped\n"
+
+
+@pytest.mark.parametrize("stored", ["1.0", None, [1.0, "a"], [[1.0], 2.0], {"a": 1}, [10**400]])
+def test_stored_class_weights_that_are_no_numbers(stored, checkpoint, convert, tmp_path):
+    content = read_checkpoint(checkpoint)
+    torch.save({**content, EMPTY_WEIGHT: stored}, tmp_path / "odd.pth")
+    code, lines, errors = convert(
+        tmp_path / "odd.pth", tmp_path / "out.pth", "--to", "ita-first-release"
+    )
+    assert (code, lines) == (1, [])
+    said = f"{EMPTY_WEIGHT} in checkpoint {tmp_path / 'odd.pth'} is not a list of numbers"
+    assert errors == f"error: {said}\n"
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_mistakes_are_one_line(checkpoint, convert, tmp_path):

@@ -187,7 +187,16 @@ def test_names_of_the_own_kind_stay(make_ita):
     again = convert(theirs, FCCLIP)
     assert equal(tensors(again), theirs)
     assert not again.dropped
+    assert not again.kept
     assert not again.missing
+
+
+def test_class_weights_of_the_loss_are_kept_not_dropped(make_ita):
+    theirs = tensors(convert(full(make_ita()), FIRST_RELEASE)) | {EMPTY_WEIGHT: torch.ones(6)}
+    back = convert(theirs, ITA)
+    assert list(back.kept) == [EMPTY_WEIGHT]
+    assert not back.dropped
+    assert EMPTY_WEIGHT not in tensors(back)
 
 
 def test_fcclip_gets_an_ita_without_its_dominant_categories(make_ita):
