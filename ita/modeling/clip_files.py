@@ -3,10 +3,11 @@
 All layouts are described in ``laionCLIP-.../vision-language-model.md``.
 """
 
+import hashlib
 import logging
 import posixpath
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def find_weights(model_name: str, weights: str) -> Path:
         UserError: the weights are not found and cannot be downloaded; the message names the file
             and folder to provide.
     """
+    found = find_local_weights(model_name, weights)
+    # Processes that found a file synchronize too, as other machines may lack it.
+    for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
+        if may_download and found is None:
+            found = _download(model_name, weights)
+        comm.synchronize()
+    assert found is not None
+    return found
+
+
+def find_local_weights(model_name: str, weights: str) -> Path | None:
+    """Return the weights file like :func:`find_weights`; None if it would have to be downloaded."""
     path = find_file(weights)
     if path.is_file():
         return path
@@ -53,14 +66,7 @@ def find_weights(model_name: str, weights: str) -> Path:
             f"CLIP weights {weights!r} are not a file, a folder or an open_clip tag of "
             f"{model_name} (its tags: {tags})"
         )
-    found = _file_in_hub_folder(tag_config) or _file_in_cache(tag_config)
-    # Processes that found a file synchronize too, as other machines may lack it.
-    for may_download in (comm.is_main_process(), comm.get_local_rank() == 0, True):
-        if may_download and found is None:
-            found = _download(model_name, weights, tag_config)
-        comm.synchronize()
-    assert found is not None
-    return found
+    return _file_in_hub_folder(tag_config) or _file_in_cache(tag_config)
 
 
 def hub_folder(tag_config: Mapping[str, Any]) -> str:
@@ -87,20 +93,25 @@ def _file_in_hub_folder(tag_config: Mapping[str, Any]) -> Path | None:
 
 
 def _file_in_cache(tag_config: Mapping[str, Any]) -> Path | None:
-    """Return a tag's file in the cache of Hugging Face or OpenAI, without asking the network."""
+    """Return a tag's file in the cache of Hugging Face or OpenAI, without any download."""
     for name in WEIGHT_FILES if _hub_id(tag_config) else ():
         cached = try_to_load_from_cache(_hub_id(tag_config), name)
         if isinstance(cached, str):
             return Path(cached)
-    url = tag_config.get("url")
-    if url and (OPENAI_CACHE.expanduser() / posixpath.basename(url)).is_file():
-        # open_clip compares the file's hash with the one in the address.
-        with suppress(Exception):
-            return Path(open_clip.download_pretrained(tag_config, prefer_hf_hub=False))
-    return None
+    url = tag_config.get("url", "")
+    path = OPENAI_CACHE.expanduser() / posixpath.basename(url)
+    # open_clip would replace a damaged file, in every process at once.
+    return path if url and path.is_file() and _has_hash_of(path, url) else None
 
 
-def _download(model_name: str, tag: str, tag_config: dict[str, Any]) -> Path:
+def _has_hash_of(path: Path, url: str) -> bool:
+    """Whether a file has the SHA-256 in its address: in the folder's name, or cut in the file's."""
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"/{sha256}/" in url or f"-{sha256[:8]}." in url
+
+
+def _download(model_name: str, tag: str) -> Path:
+    tag_config = open_clip.get_pretrained_cfg(model_name, tag)
     try:
         with _quiet_hub():
             return Path(open_clip.download_pretrained(tag_config))

@@ -50,7 +50,7 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
             not found and cannot be downloaded, or do not fit the model.
     """
     published = _published_config(model_name)
-    config = published.get("model_cfg", published)
+    config = published.get("model_cfg") or published
     with torch.device("meta"):
         empty = _build(config, model_name)
     image_tower(empty.visual.eval())
@@ -101,6 +101,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read CLIP model config {path}: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"CLIP model config {path} is not a JSON object")
+    for key in ("model_cfg", "preprocess_cfg"):
+        if not isinstance(config.get(key) or {}, dict):
+            raise UserError(f"{key} in CLIP model config {path} is not a JSON object")
     return config
 
 
@@ -130,7 +133,7 @@ def _training_settings(
     if path is not None and (path.parent / CONFIG_FILE).is_file():
         beside = _read_config(path.parent / CONFIG_FILE)
         settings |= beside.get("preprocess_cfg") or {}
-        settings["quick_gelu"] = beside.get("model_cfg", beside).get("quick_gelu", False)
+        settings["quick_gelu"] = (beside.get("model_cfg") or beside).get("quick_gelu", False)
     elif path is not None and is_torchscript(path):
         settings["quick_gelu"] = True
     return settings

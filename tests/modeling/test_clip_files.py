@@ -136,21 +136,40 @@ def test_a_cache_without_a_clear_choice(repositories, tmp_path):
         find_weights(MODEL, str(tmp_path))
 
 
-def test_openais_cache(tmp_path, monkeypatch):
-    """As written by OpenAI's package, if the file is whole: open_clip knows its hash."""
-    (tmp_path / "clip").mkdir()
-    file = tmp_path / "clip" / "RN50.pt"
-    file.write_bytes(b"weights")
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    tag = {"hf_hub": "timm/resnet50_clip.openai/", "url": f"https://openaipublic/{digest}/RN50.pt"}
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("RN50.pt", "https://openaipublic/{sha256}/RN50.pt"),
+        ("rn50-cc12m-{sha256:.8}.pt", "https://mlfoundations/v0.2/rn50-cc12m-{sha256:.8}.pt"),
+    ],
+)
+def test_openais_cache(name, url, tmp_path, monkeypatch):
+    """As written by OpenAI's package and by open_clip, if the file has the hash in its address."""
+    content = b"weights"
+    sha256 = hashlib.sha256(content).hexdigest()
+    file = tmp_path / "clip" / name.format(sha256=sha256)
+    file.parent.mkdir()
+    file.write_bytes(content)
+    tag = {"hf_hub": "timm/resnet50_clip.openai/", "url": url.format(sha256=sha256)}
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: tag)
-
-    def download(config, prefer_hf_hub=True):
-        assert not prefer_hf_hub
-        return open_clip.pretrained.download_pretrained_from_url(config["url"], str(file.parent))
-
-    monkeypatch.setattr(open_clip, "download_pretrained", download)
     assert find_weights("RN50", "openai") == file
     file.write_bytes(b"wei")
-    with pytest.warns(UserWarning, match="checksum"), pytest.raises(UserError, match="RN50"):
+    with pytest.raises(UserError, match=r"RN50.*cannot be downloaded"):
         find_weights("RN50", "openai")
+
+
+def test_processes_wait_their_turn_to_replace_a_damaged_file(tmp_path, monkeypatch):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "RN50.pt").write_bytes(b"wei")
+    events = []
+    monkeypatch.setattr(clip_files.comm, "is_main_process", lambda: False)
+    monkeypatch.setattr(clip_files.comm, "get_local_rank", lambda: 1)
+    monkeypatch.setattr(clip_files.comm, "synchronize", lambda: events.append("wait"))
+
+    def download(*_, **__):
+        events.append("download")
+        return tmp_path / "new"
+
+    monkeypatch.setattr(open_clip, "download_pretrained", download)
+    assert find_weights("RN50", "openai") == tmp_path / "new"
+    assert events == ["wait", "wait", "download", "wait"]

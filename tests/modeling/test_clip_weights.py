@@ -157,6 +157,9 @@ BAD_CONFIGS = {
     "list": "[]",
     "empty": "{}",
     "key": json.dumps({**RESNET, "image_size": 3}),
+    "null": json.dumps({"model_cfg": None}),
+    "text in it": json.dumps({"model_cfg": "RN50"}),
+    "preprocessing": json.dumps({"model_cfg": RESNET, "preprocess_cfg": [1]}),
     "timm": json.dumps({**RESNET, "vision_cfg": {"timm_model_name": "convnext_huge"}}),
 }
 
@@ -353,6 +356,16 @@ def test_other_files_do_not(plain_resnet, resnet_config, resnet_clip, tmp_path):
     torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.pt")
     assert gelus(build_clip(str(plain_resnet), str(tmp_path / "weights.pt"))) == {nn.GELU}
     assert gelus(build_clip(str(resnet_config), str(tmp_path / "weights.pt"))) == {QuickGELU}
+
+
+def test_a_null_in_the_config_beside_a_file_is_an_absent_key(resnet_config, resnet_clip, tmp_path):
+    torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.pt")
+    beside = tmp_path / "open_clip_config.json"
+    beside.write_text(json.dumps({"model_cfg": None, "preprocess_cfg": None}))
+    build_clip(str(resnet_config), str(tmp_path / "weights.pt"))
+    beside.write_text(json.dumps({"model_cfg": [1]}))
+    with pytest.raises(UserError, match=r"model_cfg in CLIP model config .* is not a JSON object"):
+        build_clip(str(resnet_config), str(tmp_path / "weights.pt"))
 
 
 def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch):
