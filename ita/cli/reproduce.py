@@ -10,9 +10,15 @@ packaged lists are used, and the results are not comparable.
 
 The results of each data set are stored in the output folder when it is finished, and used again by
 the next call if checkpoint, config, class lists, data, code, versions and device are the same. The
-report is written to report.md and report.html in that folder. Exit code 0 if each evaluated data set
-with a published mIoU, and at least one, is within 0.2 of it, on all images and with the published
-class lists; else 1.
+report is written to report.md and report.html in that folder, which several machines must share.
+
+Exit code 0 if
+- at least one data set with a published mIoU was evaluated, and each one is within 0.2 of it,
+- on all images and with the published class lists: packaged lists are compared by their classes,
+  others by their file names (the report has a short hash of the names in each list),
+- each data set that was named by --set was evaluated, and so was each that is present with some of its
+  files and has a published mIoU.
+Else 1, which torchrun reports as a failed process, below the conclusion.
 """  # noqa: E501
 
 import argparse
@@ -63,9 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, write the report and print it."""
-    from ita.engine.launch import errors_in_one_line
-    from ita.engine.planning import Request, describe_plan, make_plan
-    from ita.engine.reproducing import reproduce
+    from ita.engine.launch import errors_in_one_line, starts_rank_0
+    from ita.engine.planning import Request, describe_plan, make_plan, recognize
+    from ita.engine.reproducing import collect, evaluate_pending
     from ita.files import write_atomically
     from ita.reports.reproduction import conclusion, format_html, format_markdown, format_text
 
@@ -86,30 +92,27 @@ def run(options: argparse.Namespace) -> int:
         overrides=options.opts,
     )
     with errors_in_one_line():
-        plan = make_plan(request)
-        is_main = _is_main_process(options)
-        if is_main:
+        subject = recognize(request)
+        plan = make_plan(request, subject) if starts_rank_0(options) else None
+        if plan:
             sys.stdout.write("\n".join(describe_plan(plan)) + "\n")
             sys.stdout.flush()
         try:
-            reproduction = reproduce(plan, options)
+            evaluate_pending(plan, subject.cfg, options)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 "stopped; run the same command again to continue: finished data sets are kept"
             ) from None
-        if is_main:
-            reports = {
-                request.output / "report.md": format_markdown(reproduction),
-                request.output / "report.html": format_html(reproduction),
-            }
-            for path, text in reports.items():
-                write_atomically(path, text.encode())
-            written = " and ".join(map(str, reports))
-            sys.stdout.write(f"\n{format_text(reproduction)}\nReport: {written}\n")
-            sys.stdout.write(f"{conclusion(reproduction)}\n")
+        if not plan:
+            return 0
+        reproduction = collect(plan)
+        reports = {
+            request.output / "report.md": format_markdown(reproduction),
+            request.output / "report.html": format_html(reproduction),
+        }
+        for path, text in reports.items():
+            write_atomically(path, text.encode())
+        written = " and ".join(map(str, reports))
+        sys.stdout.write(f"\n{format_text(reproduction)}\nReport: {written}\n")
+        sys.stdout.write(f"{conclusion(reproduction)}\n")
     return 0 if reproduction.successful else 1
-
-
-def _is_main_process(options: argparse.Namespace) -> bool:
-    """Whether this process, of those that the user or torchrun started, writes the report."""
-    return int(os.environ.get("RANK", options.machine_rank)) == 0

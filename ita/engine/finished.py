@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from detectron2.config import CfgNode
 
 from ita.classes import ClassList
 from ita.config import flatten
+from ita.data.catalogue import DatasetRow, datasets_root
 from ita.data.records import FILE_KEYS, Record
 from ita.files import PACKAGE, find_file, write_atomically
+from ita.modeling.clip_files import find_local_weights
+from ita.modeling.clip_weights import CONFIG_FILE, RANDOM
 
 RESULTS_FILE = "results.json"
 # Entry of a results file's "run" that describes a finished data set.
@@ -30,12 +33,8 @@ IRRELEVANT_KEYS = frozenset({
     "OUTPUT_DIR",
     "TEST.NUM_PICTURES",
 })  # fmt: skip
-# Keys that may name files.
-FILES_IN_KEYS = (
-    "MODEL.FC_CLIP.CLIP_MODEL_NAME",
-    "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS",
-    "MODEL.ITA.NAME_TABLE",
-)
+# Keys that may name files, besides the weights of CLIP.
+FILES_IN_KEYS = ("MODEL.FC_CLIP.CLIP_MODEL_NAME", "MODEL.ITA.NAME_TABLE")
 _CHUNK = 1 << 24
 
 
@@ -66,26 +65,42 @@ def dependencies_of_run(
 
     Returns:
         Name for readers -> value that changes with it.
+
+    Raises:
+        UserError: the name of the CLIP weights is neither a file, a folder nor a tag.
     """
-    settings = dict(flatten(cfg))
-    relevant = {key: value for key, value in settings.items() if key not in IRRELEVANT_KEYS}
-    named = [find_file(str(settings[key])) for key in FILES_IN_KEYS if settings[key]]
     code = sorted(PACKAGE.glob("**/*.py"))
     return {
         "checkpoint": checkpoint_hash,
-        "training class list": _hash(train_class_list.to_dict()),
-        "config": _hash(relevant),
-        "files of the CLIP": _hash(_states(_files_below(named))),
+        "training class list": _hash(_content(train_class_list)),
+        "files of the CLIP": _hash([_state(path, path.name) for path in _files_of_clip(cfg)]),
         "code": _hash([hash_file(path) for path in code]),
         "versions": _hash(versions()),
         "device": device,
     }
 
 
-def dependencies_of_set(class_list: ClassList, records: Sequence[Record]) -> dict[str, str]:
-    """Describe what the results of a data set depend on, besides those of the run."""
+def dependencies_of_set(
+    cfg: CfgNode, class_list: ClassList, row: DatasetRow, records: Sequence[Record]
+) -> dict[str, str]:
+    """Describe what the results of a data set depend on, besides those of the run.
+
+    Args:
+        cfg: config of the data set's evaluation.
+        class_list: its class list.
+        row: the data set.
+        records: records of its images.
+    """
+    settings = {key: value for key, value in flatten(cfg) if key not in IRRELEVANT_KEYS}
+    root = datasets_root()
     paths = [Path(record[key]) for record in records for key in FILE_KEYS if key in record]
-    return {"class list": _hash(class_list.to_dict()), "data": _hash(_states(paths))}
+    paths += [root / path for path in (row.panoptic_json, row.instances_json) if path]
+    return {
+        "class list": _hash(_content(class_list)),
+        "config": _hash(settings),
+        # Relative paths, since the root may be written in several ways.
+        "data": _hash([_state(path, os.path.relpath(path, root)) for path in paths]),
+    }
 
 
 def read_finished(folder: Path) -> dict[str, Any]:
@@ -117,19 +132,31 @@ def changes(finished: Mapping[str, Any], dependencies: Mapping[str, str]) -> lis
     return [name for name, value in dependencies.items() if stored.get(name) != value]
 
 
-def _files_below(paths: Iterable[Path]) -> Iterable[Path]:
-    """Yield the files among the paths, and those in the folders among them."""
-    for path in paths:
-        if os.path.isdir(path):
-            yield from sorted(p for p in path.glob("**/*") if p.is_file())
-        elif os.path.isfile(path):
-            yield path
+def _files_of_clip(cfg: CfgNode) -> list[Path]:
+    """Existing files that define the CLIP of a config; nothing is downloaded."""
+    settings = dict(flatten(cfg))
+    paths = [find_file(str(settings[key])) for key in FILES_IN_KEYS if settings[key]]
+    clip = cfg.MODEL.FC_CLIP
+    if clip.CLIP_PRETRAINED_WEIGHTS != RANDOM:
+        weights = find_local_weights(clip.CLIP_MODEL_NAME, clip.CLIP_PRETRAINED_WEIGHTS)
+        # A config beside the weights describes them.
+        paths += [weights, weights.parent / CONFIG_FILE] if weights else []
+    return [path for path in paths if os.path.isfile(path)]
 
 
-def _states(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size in bytes and time of change of files."""
-    stats = ((str(path), path.stat()) for path in paths)
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+def _state(path: Path, name: str) -> tuple[str, int, int]:
+    """Name, size in bytes and time of change of a file; -1 if it does not exist."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return name, -1, -1
+    return name, stat.st_size, stat.st_mtime_ns
+
+
+def _content(class_list: ClassList) -> dict[str, Any]:
+    """Content of a class list without its name, which may be written in several ways."""
+    content = {**class_list.to_dict(), "label_ids": class_list.label_ids}
+    return {key: value for key, value in content.items() if key != "name"}
 
 
 def _hash(value: Any) -> str:

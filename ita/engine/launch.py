@@ -35,12 +35,23 @@ def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
     Raises:
         UserError: there are more processes than GPUs, or the address is in use.
     """
-    if _under_torchrun():
+    if under_torchrun():
         _run_as_torchrun_worker(main, cfg, args)
     elif args.num_gpus * args.num_machines <= 1:
         main(cfg, args)
     else:
         _spawn(main, cfg, args)
+
+
+def under_torchrun() -> bool:
+    """Whether ``torchrun`` started this process."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
+
+
+def starts_rank_0(args: argparse.Namespace) -> bool:
+    """Whether this process, of those that the user or torchrun started, is or launches rank 0."""
+    rank = int(os.environ["RANK"]) if under_torchrun() else args.machine_rank
+    return rank == 0
 
 
 @contextmanager
@@ -63,10 +74,6 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
         if count_failures(0):
             raise SystemExit(REPORTED) from error
         raise
-
-
-def _under_torchrun() -> bool:
-    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
 
 
 def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -149,7 +156,7 @@ def _require_gpus(count: int, option: str) -> None:
 
 def _failure_counter() -> CountFailures:
     """Return a failure counter shared by a torchrun job, kept in the store of its agent."""
-    if not _under_torchrun():
+    if not under_torchrun():
         return lambda more: more
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
 

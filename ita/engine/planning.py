@@ -1,19 +1,22 @@
 """Plan of a reproduction: model, class lists and data sets, known before anything is evaluated."""
 
 import argparse
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import Tensor
 
-from ita.classes import ClassList, parse_class_list, shipped_class_lists
+from ita.classes import ClassList
 from ita.data.catalogue import CATALOGUE, DatasetRow
-from ita.data.checking import check_dataset
+from ita.data.checking import Report, check_dataset
 from ita.data.registration import class_list_for, register_all
+from ita.engine.benchmark_lists import evaluation_list_file, list_file
 from ita.engine.checkpoint import local_path, read_checkpoint, trained_class_list
 from ita.engine.finished import (
     changes,
@@ -26,18 +29,16 @@ from ita.engine.job import config_of
 from ita.engine.loading import seen_class_list
 from ita.engine.setup import choose_device
 from ita.errors import UserError, did_you_mean
-from ita.files import write_atomically
 from ita.modeling.conversion import convert_state_dict
 from ita.reports.published import (
     TABLE,
     Features,
     PublishedModel,
     PublishedResult,
-    PublishedSet,
     Table,
     read_table,
 )
-from ita.reports.reproduction import NotEvaluated
+from ita.reports.reproduction import DECIDING, NotEvaluated, describe_images
 
 # Tensors whose shapes are the features of a model, in this project's names.
 _EMBEDDING = "decoder.head.class_embed.layers.2.weight"
@@ -54,7 +55,7 @@ _OPTION_OF_KEY = {
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce.
+    """Options of a reproduction.
 
     Attributes:
         weights: path or URL of the checkpoint.
@@ -89,21 +90,23 @@ class SetPlan:
         row: the data set.
         title: name of the data set in the literature.
         published: published results.
-        class_list_file: value of ``DATASETS.TEST_VOCABULARY``; "" selects the set's own list.
+        settings: config keys and values of the set's evaluation, alternating.
         class_list: the class list.
         num_images: number of images with labels.
         dependencies: what the results depend on.
-        changed: what has changed since stored results; None if there are none or all is redone.
+        stored: whether there are stored results, which may be outdated.
+        changed: dependencies that have changed since results were stored.
     """
 
     row: DatasetRow
     title: str
     published: PublishedResult
-    class_list_file: str
+    settings: Sequence[Any]
     class_list: ClassList
     num_images: int
     dependencies: Mapping[str, str] = field(default_factory=dict)
-    changed: Sequence[str] | None = None
+    stored: bool = False
+    changed: Sequence[str] = ()
 
     @property
     def expected_images(self) -> int:
@@ -113,7 +116,26 @@ class SetPlan:
     @property
     def finished(self) -> bool:
         """Whether stored results are valid."""
-        return self.changed is not None and not self.changed
+        return self.stored and not self.changed
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model to evaluate, known from the checkpoint alone.
+
+    Attributes:
+        table: published results.
+        model: the model and its published results.
+        path: local path of the checkpoint.
+        trained: class list in the checkpoint, if any.
+        cfg: config of the model.
+    """
+
+    table: Table
+    model: PublishedModel
+    path: Path
+    trained: ClassList | None
+    cfg: CfgNode
 
 
 @dataclass(frozen=True)
@@ -141,11 +163,11 @@ class Plan:
     overrides: Sequence[str]
 
 
-def make_plan(request: Request) -> Plan:
-    """Check the checkpoint, the data and the class lists; the model is not built.
+def recognize(request: Request) -> Subject:
+    """Choose the model of a checkpoint and its config; the data sets are not looked at.
 
     Raises:
-        UserError: the checkpoint is not recognized, or a file is missing or invalid.
+        UserError: the checkpoint is missing, invalid or not recognized.
     """
     table = read_table(request.published or TABLE)
     path = local_path(request.weights)
@@ -153,22 +175,38 @@ def make_plan(request: Request) -> Plan:
     model = choose_model(table, checkpoint["model"], request)
     trained = trained_class_list(checkpoint, request.weights)
     cfg = _config(request, model, has_own_list=trained is not None)
+    return Subject(table, model, path, trained, cfg)
+
+
+def make_plan(request: Request, subject: Subject) -> Plan:
+    """Check the data and the class lists, and find stored results; the model is not built.
+
+    Raises:
+        UserError: a file is missing or invalid.
+    """
+    cfg = subject.cfg
     register_all(cfg.DATASETS.CUSTOM)
-    sets, not_evaluated = _survey(request, table, model)
-    train_class_list = seen_class_list(cfg, trained)
-    checkpoint_hash, device = hash_file(path), _device_name(cfg)
+    sets, not_evaluated = _survey(request, subject.table, subject.model)
+    train_class_list = seen_class_list(cfg, subject.trained)
+    checkpoint_hash, device = hash_file(subject.path), _device_name(cfg)
     shared = dependencies_of_run(cfg, checkpoint_hash, train_class_list, device)
-    sets = [_compare_with_stored(request, item, shared) for item in sets]
     return Plan(
         cfg=cfg,
-        model=model,
+        model=subject.model,
         train_class_list=train_class_list,
-        sets=sets,
+        sets=[_compare_with_stored(request, item, cfg, shared) for item in sets],
         not_evaluated=not_evaluated,
         checkpoint_hash=checkpoint_hash,
         device=device,
         overrides=request.overrides,
     )
+
+
+def config_of_set(cfg: CfgNode, settings: Sequence[Any]) -> CfgNode:
+    """Config of a data set's evaluation, from the model's and the settings of the set."""
+    own = cfg.clone()
+    own.merge_from_list(list(settings))
+    return own
 
 
 def choose_model(table: Table, weights: Mapping[str, Tensor], request: Request) -> PublishedModel:
@@ -210,9 +248,7 @@ def features_of(weights: Mapping[str, Tensor]) -> Features | None:
     Returns:
         None if the checkpoint is none of these.
     """
-    # Names saved from inside a data-parallel wrapper have a prefix.
-    plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    converted = convert_state_dict(plain)
+    converted = convert_state_dict(dict(weights))
     if _EMBEDDING not in converted or _LAST_STAGE not in converted:
         return None
     return Features(
@@ -227,7 +263,7 @@ def _config(request: Request, model: PublishedModel, *, has_own_list: bool) -> C
     if taken := [key for key in keys if key in _OPTION_OF_KEY]:
         raise UserError(f"{taken[0]} cannot be set here; use {_OPTION_OF_KEY[taken[0]]}")
     overrides = ["MODEL.WEIGHTS", request.weights, "OUTPUT_DIR", str(request.output)]
-    if not has_own_list and (file := _list_file(request, model.training_class_list)):
+    if not has_own_list and (file := list_file(model.training_class_list, request.class_lists)):
         overrides += ["DATASETS.TRAIN_VOCABULARY", file]
     # The user's keys come last, so that they prevail.
     words = [*overrides, *request.overrides]
@@ -258,67 +294,77 @@ def _survey(
                 "published results; remedy: add the others, or pass --subset"
             )
         if reason:
-            # A set that could not be loaded is absent; any other is incomplete or damaged.
-            required = bool(report.num_images or request.families)
+            compared = DECIDING in published.metrics and _is_present(report)
+            required = bool(request.families) or compared
             not_evaluated.append(NotEvaluated(data_set.title, reason, required))
             continue
-        file = _test_list_file(request, published, data_set)
-        class_list = class_list_for(row.name, file)
-        sets.append(SetPlan(row, data_set.title, published, file, class_list, report.num_images))
+        file = evaluation_list_file(published, data_set, request.class_lists, request.output)
+        sets.append(
+            SetPlan(
+                row=row,
+                title=data_set.title,
+                published=published,
+                settings=_settings(request, row, file),
+                class_list=class_list_for(row.name, file),
+                num_images=report.num_images,
+            )
+        )
     return sets, not_evaluated
 
 
-def _list_file(request: Request, name: str) -> str:
-    """Path of a published class list, a packaged list, or "" for the data set's own list.
+def _is_present(report: Report) -> bool:
+    """Whether a data set is on disk, complete or not; one that cannot be loaded has no images."""
+    on_disk = report.download in ("complete", "part") or report.prepared in ("yes", "part")
+    return on_disk or report.num_images > 0
 
-    Raises:
-        UserError: the folder of the request lacks the list.
+
+def _settings(request: Request, row: DatasetRow, class_list_file: str) -> list[Any]:
+    """Config keys and values of a data set's evaluation, alternating.
+
+    The config may be that of another data set, so sizes and tasks are reset to those of this one,
+    except where the user's keys set them.
     """
-    if name in shipped_class_lists():
-        return name
-    if not name or not request.class_lists:
-        return ""
-    path = Path(request.class_lists).expanduser() / name
-    if not path.is_file():
-        raise UserError(f"--class-lists {request.class_lists} has no file {name}")
-    return str(path)
+    own: dict[str, Any] = {
+        "INPUT.MIN_SIZE_TEST": -1,
+        "INPUT.MAX_SIZE_TEST": -1,
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+        # Semantic data sets are evaluated without it in any case.
+        "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": True,
+        "MODEL.MASK_FORMER.TEST.INSTANCE_ON": bool(row.instances_json),
+    }
+    settings = {key: value for key, value in own.items() if key not in request.overrides[::2]}
+    settings["DATASETS.TEST"] = (row.name,)
+    settings["DATASETS.TEST_VOCABULARY"] = (class_list_file,)
+    settings["OUTPUT_DIR"] = str(request.output / row.family)
+    return list(itertools.chain.from_iterable(settings.items()))
 
 
-def _test_list_file(request: Request, published: PublishedResult, data_set: PublishedSet) -> str:
-    """Path of the class list of a data set, which is written if it is made from another."""
-    folder = Path(request.class_lists).expanduser()
-    is_made = published.class_list == data_set.class_list and data_set.made_from
-    if not request.class_lists or not is_made or (folder / data_set.class_list).is_file():
-        return _list_file(request, published.class_list)
-    source = _list_file(request, data_set.made_from)
-    classes = parse_class_list(source).items()
-    lines = [f"{i}:{','.join(names)}\n" for i, names in classes if i not in data_set.dropped_ids]
-    path = request.output / "class_lists" / data_set.class_list
-    write_atomically(path, "".join(lines).encode())
-    return str(path)
-
-
-def _compare_with_stored(request: Request, item: SetPlan, shared: Mapping[str, str]) -> SetPlan:
+def _compare_with_stored(
+    request: Request, item: SetPlan, cfg: CfgNode, shared: Mapping[str, str]
+) -> SetPlan:
     """Add what results depend on, and what has changed since they were stored."""
+    own = config_of_set(cfg, item.settings)
     records = DatasetCatalog.get(item.row.name)
-    dependencies = {**shared, **dependencies_of_set(item.class_list, records)}
-    stored = {} if request.redo else read_finished(request.output / item.row.family)
-    changed = changes(stored, dependencies) if stored else None
-    return replace(item, dependencies=dependencies, changed=changed)
+    of_set = dependencies_of_set(own, item.class_list, item.row, records)
+    dependencies = {**shared, **of_set}
+    stored = {} if request.redo else read_finished(Path(own.OUTPUT_DIR))
+    changed = changes(stored, dependencies) if stored else []
+    return replace(item, dependencies=dependencies, stored=bool(stored), changed=changed)
 
 
 def describe_plan(plan: Plan) -> list[str]:
-    """Describe a plan for the terminal, one line for each data set."""
+    """Describe a plan for the terminal, one line for each data set to evaluate."""
     lines = [f"Model: {plan.model.title}; seen classes: {plan.train_class_list.name}"]
     for item in plan.sets:
         state = "stored results" if item.finished else "to evaluate"
         if item.changed:
             state = f"to evaluate again, since these have changed: {', '.join(item.changed)}"
-        lines.append(
-            f"{item.title}: {item.num_images:,} of {item.expected_images:,} images, class list "
-            f"{item.class_list.name}: {state}"
-        )
-    return [*lines, *(f"{n.title}: not evaluated: {n.reason}" for n in plan.not_evaluated)]
+        images = describe_images(item.num_images, item.expected_images)
+        lines.append(f"{item.title}: {images} images, class list {item.class_list.name}: {state}")
+    if plan.not_evaluated:
+        titles = ", ".join(n.title for n in plan.not_evaluated)
+        lines.append(f"Not evaluated, for reasons given at the end: {titles}")
+    return lines
 
 
 def _device_name(cfg: CfgNode) -> str:

@@ -13,7 +13,7 @@ from ita.files import PACKAGE, find_file
 
 TABLE = PACKAGE / "reports" / "published.yaml"
 # Metric -> task and name of the metric in the results of an evaluation. The first one decides.
-METRICS = {
+PUBLISHED_METRICS = {
     "mIoU": ("sem_seg", "mIoU"),
     "PQ": ("panoptic_seg", "PQ"),
     "AP": ("segm", "AP"),
@@ -25,7 +25,7 @@ class PublishedResult:
     """Published results on one data set.
 
     Attributes:
-        metrics: name in ``METRICS`` -> percent; empty if nothing is published.
+        metrics: name in ``PUBLISHED_METRICS`` -> percent; empty if nothing is published.
         class_list: name of the class list file that the results were published with.
         images: number of images of the results; 0 stands for the complete data set.
     """
@@ -174,8 +174,8 @@ def _model(
 
 
 def _result(where: str, keys: Any, data_set: PublishedSet) -> PublishedResult:
-    _check_keys(where, keys, (*METRICS, "class_list", "images"))
-    metrics = {metric: keys[metric] for metric in METRICS if metric in keys}
+    _check_keys(where, keys, (*PUBLISHED_METRICS, "class_list", "images"))
+    metrics = {metric: keys[metric] for metric in PUBLISHED_METRICS if metric in keys}
     images = keys.get("images", 0)
     for key, value in {**metrics, "images": images}.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:

@@ -10,11 +10,11 @@ from string import Template
 
 from tabulate import tabulate
 
-from ita.reports.published import METRICS, PublishedResult
+from ita.reports.published import PUBLISHED_METRICS, PublishedResult
 
 # Maximum difference from the published mIoU, in percentage points.
 TOLERANCE = 0.2
-DECIDING, *OTHER_METRICS = METRICS
+DECIDING, *OTHER_METRICS = PUBLISHED_METRICS
 HEADERS = (
     "data set", "mIoU", "published", "difference", "result", "images", "class list", "precision",
     "s / image",
@@ -28,7 +28,7 @@ class Verdict(Enum):
 
     REPRODUCED = "reproduced"
     DIFFERS = "differs"
-    PARTIAL = "part of the images"
+    OTHER_IMAGES = "other images"
     OTHER_LIST = "other class list"
     UNPUBLISHED = "nothing published"
 
@@ -39,12 +39,13 @@ class Measurement:
 
     Attributes:
         title: name of the data set.
-        metrics: name in ``METRICS`` -> percent, for the evaluated ones.
+        metrics: name in ``PUBLISHED_METRICS`` -> percent, for the evaluated ones.
         published: published results.
         images: number of images evaluated.
         expected_images: number of images of the published results.
         class_list: name or path of the class list.
-        same_lists: whether the test and the training class list are the published ones.
+        list_difference: how the test or the training class list differs from the published one; ""
+            if both are the published ones.
         precision: format of the numbers in matrix products.
         seconds_per_image: wall time of the evaluation per image, over all processes.
     """
@@ -55,7 +56,7 @@ class Measurement:
     images: int
     expected_images: int
     class_list: str
-    same_lists: bool
+    list_difference: str
     precision: str
     seconds_per_image: float
 
@@ -71,8 +72,8 @@ class Measurement:
         if DECIDING not in self.published.metrics:
             return Verdict.UNPUBLISHED
         if self.images != self.expected_images:
-            return Verdict.PARTIAL
-        if not self.same_lists:
+            return Verdict.OTHER_IMAGES
+        if self.list_difference:
             return Verdict.OTHER_LIST
         difference = self.difference(DECIDING)
         # Differences are rounded, so that 34.20 reproduces 34.00 in spite of binary fractions.
@@ -113,38 +114,57 @@ class Reproduction:
 
     @property
     def successful(self) -> bool:
-        """Whether every data set with a published mIoU, and at least one, is reproduced."""
+        """Whether at least one data set is reproduced, as are all with a published mIoU."""
         verdicts = {m.verdict for m in self.measurements} - {Verdict.UNPUBLISHED}
         return verdicts == {Verdict.REPRODUCED} and not any(n.required for n in self.not_evaluated)
 
 
 def conclusion(reproduction: Reproduction) -> str:
     """Return the result as one line."""
-    ours = reproduction.measurements
-    names = {v: ", ".join(m.title for m in ours if m.verdict == v) for v in Verdict}
     if reproduction.successful:
+        reproduced = [m for m in reproduction.measurements if m.verdict == Verdict.REPRODUCED]
         return (
             f"REPRODUCED: {reproduction.title}, mIoU within {TOLERANCE} of the published one on "
-            f"{names[Verdict.REPRODUCED]}"
+            f"{_titles(reproduced)}"
         )
+    return f"NOT REPRODUCED: {reproduction.title}; {'; '.join(_reasons(reproduction))}"
+
+
+def describe_images(images: int, expected: int) -> str:
+    """Return "500 of 2,000" images; numbers above the expected one are no part of it."""
+    relation = " of" if images <= expected else ", not"
+    return f"{images:,}{relation} {expected:,}"
+
+
+def _reasons(reproduction: Reproduction) -> list[str]:
+    """Reasons why a reproduction is not successful."""
+    by_verdict: dict[Verdict, list[Measurement]] = {verdict: [] for verdict in Verdict}
+    by_list: dict[str, list[Measurement]] = {}
+    for m in reproduction.measurements:
+        by_verdict[m.verdict].append(m)
+        if m.verdict == Verdict.OTHER_LIST:
+            by_list.setdefault(m.list_difference, []).append(m)
     reasons = [
         f"{m.title} differs by {_signed(m.difference(DECIDING))} mIoU"
-        for m in ours
-        if m.verdict == Verdict.DIFFERS
+        if DECIDING in m.metrics
+        else f"{m.title} has no mIoU"
+        for m in by_verdict[Verdict.DIFFERS]
     ]
     reasons += [
-        f"{m.title} has {m.images:,} of {m.expected_images:,} images"
-        for m in ours
-        if m.verdict == Verdict.PARTIAL
+        f"{m.title} has {describe_images(m.images, m.expected_images)} images"
+        for m in by_verdict[Verdict.OTHER_IMAGES]
     ]
-    if others := names[Verdict.OTHER_LIST]:
-        reasons.append(f"{others}: class lists are not the published ones")
+    reasons += [f"{_titles(sets)}: {difference}" for difference, sets in by_list.items()]
     reasons += [f"{n.title} was not evaluated" for n in reproduction.not_evaluated if n.required]
-    if not ours:
+    if not reproduction.measurements:
         reasons.append("no data set was evaluated")
-    elif all(m.verdict == Verdict.UNPUBLISHED for m in ours):
+    elif len(by_verdict[Verdict.UNPUBLISHED]) == len(reproduction.measurements):
         reasons.append("there is no published mIoU to compare with")
-    return f"NOT REPRODUCED: {reproduction.title}; {'; '.join(reasons)}"
+    return reasons
+
+
+def _titles(measurements: Iterable[Measurement]) -> str:
+    return ", ".join(m.title for m in measurements)
 
 
 def format_text(reproduction: Reproduction) -> str:
@@ -187,7 +207,7 @@ def format_html(reproduction: Reproduction) -> str:
     return _PAGE.substitute(
         title=html.escape(f"Reproduction of {reproduction.title}"),
         conclusion=html.escape(conclusion(reproduction)),
-        mood="good" if reproduction.successful else "bad",
+        status="good" if reproduction.successful else "bad",
         body="\n".join(body),
     )
 
@@ -201,7 +221,7 @@ def _tables(reproduction: Reproduction) -> list[tuple[Sequence[str], list[list[s
             m.title,
             *_compared(m, DECIDING),
             m.verdict.value,
-            f"{m.images:,} of {m.expected_images:,}",
+            describe_images(m.images, m.expected_images),
             PurePath(m.class_list).name,
             m.precision,
             f"{m.seconds_per_image:.2f}",
@@ -279,7 +299,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 </head>
 <body>
 <h1>$title</h1>
-<p class="conclusion $mood">$conclusion</p>
+<p class="conclusion $status">$conclusion</p>
 $body
 </body>
 </html>

@@ -4,12 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from ita.classes import read_class_list
 from ita.cli import INTERRUPTED, main
+from ita.engine.benchmark_lists import short_hash
+from ita.engine.checkpoint import CLASSES
+from ita.files import PACKAGE
 from ita.reports.reproduction import HEADERS
 from ita.segmenter import Segmenter
 from tests.cli import mini_results
@@ -169,7 +174,7 @@ def test_incomplete_sets_claim_nothing(mini, reproduce, report, tmp_path):
     assert (code, len(images)) == (1, 2)
     cells, conclusion = report()
     assert cells["PAS-20"]["difference"] == "+0.00"
-    assert cells["PAS-20"]["result"] == "part of the images"
+    assert cells["PAS-20"]["result"] == "other images"
     assert conclusion == "NOT REPRODUCED: Tiny; PAS-20 has 2 of 5 images"
 
 
@@ -210,7 +215,12 @@ def test_published_class_lists(mini, reproduce, report, published_lists, tmp_pat
     assert code == 1
     cells, conclusion = report()
     assert {row["result"] for row in cells.values()} == {"other class list"}
-    assert conclusion.endswith("PC-59, PAS-20: class lists are not the published ones")
+    reason = "class list is not the published one, training class list is not the published one"
+    assert conclusion == f"NOT REPRODUCED: Tiny; PC-59, PAS-20: {reason}"
+    text = (tmp_path / "out" / "report.md").read_text()
+    hashed = short_hash(read_class_list("pc59"))
+    wanted = "not the published pascal_ctx_59_with_prompt_eng.txt, 59 classes"
+    assert f"class list of PC-59: `pc59, hash {hashed}, {wanted}" in text
 
     options += ["--class-lists", published_lists]
     code, images = reproduce(*options, published=tmp_path / "lists.yaml")
@@ -224,7 +234,67 @@ def test_published_class_lists(mini, reproduce, report, published_lists, tmp_pat
         (*c, f"another {i}") for i, c in enumerate(read_class_list("pas21").classes) if i
     )
     text = (tmp_path / "out" / "report.md").read_text()
-    assert f"training class list: `{published_lists}/coco_panoptic_with_prompt_eng.txt`" in text
+    path = published_lists / "coco_panoptic_with_prompt_eng.txt"
+    hashed = short_hash(read_class_list(path))
+    assert f"training class list: `{path}, hash {hashed}, 133 classes`" in text
+
+
+def test_a_list_of_the_published_name_with_other_classes(mini, reproduce, report, tmp_path):
+    """Such as the one in a checkpoint of an older version."""
+    content = torch.load(mini.weights, weights_only=True)
+    coco = read_class_list("coco133")
+    for name, first, code in (("same", coco.classes[0], 0), ("other", ("man",), 1)):
+        class_list = replace(coco, classes=(first, *coco.classes[1:]))
+        path = tmp_path / f"{name}.pth"
+        torch.save({**content, CLASSES: class_list.to_dict()}, path)
+        assert reproduce("--set", "pas20", weights=path)[0] == code
+    cells, conclusion = report()
+    assert cells["PAS-20"]["result"] == "other class list"
+    reason = "PAS-20: training class list has other classes than the published one"
+    assert conclusion == f"NOT REPRODUCED: Tiny; {reason}"
+
+
+def test_other_spellings_of_paths_and_results_that_nothing_is_compared_with(
+    mini, reproduce, report, tmp_path, monkeypatch
+):
+    """Incomplete sets without a published mIoU do not count."""
+    table = yaml.safe_load(mini.publish(tmp_path / "one.yaml").read_text())
+    results = table["models"]["tiny"]["results"]
+    table["models"]["tiny"]["results"] = {"pas20": results["pas20"]}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(table))
+    lists = ["DATASETS.TRAIN_VOCABULARY", "lists/coco133.txt"]
+    shutil.copytree(PACKAGE / "class_lists", tmp_path / "lists")
+    monkeypatch.chdir(tmp_path)
+    code, images = reproduce(published=tmp_path / "one.yaml", overrides=lists)
+    assert (code, len(images)) == (0, 2)
+    assert set(report()[0]) == {"PAS-20"}
+    lists[1] = str(tmp_path / lists[1])
+    monkeypatch.setenv("DETECTRON2_DATASETS", os.path.relpath(mini.data))
+    assert reproduce(published=tmp_path / "one.yaml", overrides=lists) == (0, [])
+
+
+def test_the_first_of_two_processes_decides(mini, tmp_path):
+    """The other one finds another set to evaluate, alone, which would never end."""
+    words = ["--weights", mini.weights, "--datasets", mini.data, "--output", tmp_path / "out"]
+    words += ["--published", mini.publish(tmp_path / "published.yaml"), *mini.words]
+    script = (
+        'test $RANK = 0 || more="--set pas21"; exec "$0" -m ita reproduce --set pas20 $more "$@"'
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    run = subprocess.run(
+        [*launcher, "--nproc-per-node=2", "--no-python", "sh", "-c", script, sys.executable,
+         *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=mini_results.REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    conclusions = [line for line in run.stdout.splitlines() if line.startswith("REPRODUCED")]
+    assert conclusions == ["REPRODUCED: Tiny, mIoU within 0.2 of the published one on PAS-20"]
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"pas20"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ SET = Measurement(
     images=2000,
     expected_images=2000,
     class_list="/data/lists/list.txt",
-    same_lists=True,
+    list_difference="",
     precision="float32",
     seconds_per_image=0.25,
 )
@@ -57,9 +57,15 @@ def test_verdict_of_a_difference(published, measured, verdict):
 @pytest.mark.parametrize(
     ("change", "verdict", "reason"),
     [
-        ({"images": 1999}, Verdict.PARTIAL, "A-150 has 1,999 of 2,000 images"),
-        ({"same_lists": False}, Verdict.OTHER_LIST, "A-150: class lists are not the published"),
-        ({"metrics": {"mIoU": 30.0}}, Verdict.DIFFERS, "A-150 differs by -4.07 mIoU"),
+        ({"images": 1999}, Verdict.OTHER_IMAGES, "; A-150 has 1,999 of 2,000 images"),
+        ({"images": 2001}, Verdict.OTHER_IMAGES, "; A-150 has 2,001, not 2,000 images"),
+        (
+            {"list_difference": "class list is b.txt"},
+            Verdict.OTHER_LIST,
+            "; A-150: class list is b",
+        ),
+        ({"metrics": {}}, Verdict.DIFFERS, "; A-150 has no mIoU"),
+        ({"metrics": {"mIoU": 30.0}}, Verdict.DIFFERS, "; A-150 differs by -4.07 mIoU"),
     ],
 )
 def test_one_bad_set_is_enough(change, verdict, reason):
@@ -68,6 +74,12 @@ def test_one_bad_set_is_enough(change, verdict, reason):
     assert run.measurements[1].verdict == verdict
     assert not run.successful
     assert reason in conclusion(run)
+
+
+def test_equal_reasons_are_given_once():
+    other = "training class list is a.txt"
+    sets = [replace(SET, title=title, list_difference=other) for title in ("A-150", "PC-59")]
+    assert conclusion(replace(RUN, measurements=sets)).endswith(f"; A-150, PC-59: {other}")
 
 
 def test_what_is_not_published_does_not_count():
