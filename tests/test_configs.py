@@ -243,4 +243,4 @@ def test_real_samples(samples, model, tmp_path):
     names = [NAMES[family] for family in families]
     results, output = evaluate_by_command(samples, tmp_path / "run", model[1], names)
     assert [results[name]["info"]["images"] for name in names] == [2] * len(names)
-    print(output[output.index("Results\n") :])
+    print(output[output.index("Results (") :])
