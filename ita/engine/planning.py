@@ -354,7 +354,7 @@ def _compare_with_stored(
 
 def describe_plan(plan: Plan) -> list[str]:
     """Describe a plan for the terminal, one line for each data set to evaluate."""
-    lines = [f"Model: {plan.model.title}; seen classes: {plan.train_class_list.name}"]
+    lines = [f"Model: {plan.model.title}; training class list: {plan.train_class_list.name}"]
     for item in plan.sets:
         state = "stored results" if item.finished else "to evaluate"
         if item.changed:
