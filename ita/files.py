@@ -1,5 +1,6 @@
-"""Locating the package's files, and writing files atomically."""
+"""Locating the package's files, hashing files, and writing them atomically."""
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from ita.errors import UserError
 PACKAGE = Path(__file__).resolve().parent
 # Suffix of incomplete files.
 PARTIAL_SUFFIX = ".partial"
+_CHUNK = 1 << 24
 
 
 def find_file(path: str | Path) -> Path:
@@ -28,6 +30,22 @@ def find_file(path: str | Path) -> Path:
         return path
     root = {"ita": PACKAGE.parent, "configs": PACKAGE}.get(path.parts[0])
     return root / path if root is not None and os.path.exists(root / path) else path
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal; the file may be larger than memory.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import base64
 import csv
 import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
 import io
 import logging
@@ -27,9 +28,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ita.errors import UserError
+from ita.files import sha256_of
 
 logger = logging.getLogger(__name__)
 
+# Libraries that determine results.
+RESULT_PACKAGES = (
+    "torch",
+    "torchvision",
+    "detectron2",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "Pillow",
+)
 COMPILED_SUFFIXES = frozenset({".so", ".pyd", ".dylib"})
 # Earliest timestamp of the zip format; a fixed one makes the wheels reproducible.
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -154,13 +166,24 @@ def find(source: Source, folder: Path) -> Path:
     return path
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that determine its results, by name."""
+    versions = {}
+    for package in ("ita", *RESULT_PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
 def check_sha256(path: Path, expected: str) -> None:
     """Verify the SHA-256 digest of a file.
 
     Raises:
         UserError: If the digest differs.
     """
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    actual = sha256_of(path)
     if actual != expected:
         raise UserError(
             f"{path} has sha256 {actual}, not {expected}: the file is wrong or damaged; "

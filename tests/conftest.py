@@ -34,6 +34,15 @@ def registered_datasets():
     register_all(["ita/toy/datasets.yaml"])
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Run the tests of a module in one thread of PyTorch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def convnext_clip():
     return build_clip(str(TINY_CLIP), RANDOM)

@@ -1,6 +1,7 @@
 """Finding files of the package, and writing files that are complete or not there."""
 
 import errno
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from ita.errors import UserError
-from ita.files import PACKAGE, find_file, write_atomically, written_whole
+from ita.files import PACKAGE, find_file, sha256_of, write_atomically, written_whole
 
 
 @pytest.fixture
@@ -153,3 +154,12 @@ def test_a_folder_that_cannot_be_made_is_named(old):
     with pytest.raises(UserError, match=f"cannot write {path}: Not a directory"):
         write_atomically(path, b"new")
     assert old.read_bytes() == b"old"
+
+
+def test_the_hash_of_a_file(tmp_path):
+    """Read in pieces, the last of which may be empty."""
+    for content in (b"", b"abc", bytes(range(256)) * (1 << 17)):
+        (tmp_path / "file").write_bytes(content)
+        assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+    with pytest.raises(UserError, match=r"cannot read .*missing: No such file"):
+        sha256_of(tmp_path / "missing")

@@ -1,20 +1,11 @@
 """Versions of the package and of the libraries that determine its results."""
 
-import importlib.metadata
 import platform
 
-PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "timm", "numpy")
+from ita.installing import installed_versions
 
 
 def describe_versions() -> str:
     """Return one line per package, starting with this one."""
-    lines = [f"ita {_version('ita')}", f"python {platform.python_version()}"]
-    lines += [f"{package} {_version(package)}" for package in PACKAGES]
-    return "\n".join(lines) + "\n"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    versions = {"ita": "", "python": platform.python_version(), **installed_versions()}
+    return "".join(f"{name} {version}\n" for name, version in versions.items())

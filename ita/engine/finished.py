@@ -1,7 +1,6 @@
 """Stored results of finished data sets, and what they depend on."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,14 @@ from ita.classes import ClassList
 from ita.config import flatten
 from ita.data.catalogue import DatasetRow, datasets_root
 from ita.data.records import FILE_KEYS, Record
-from ita.files import PACKAGE, find_file, write_atomically
+from ita.files import PACKAGE, find_file, sha256_of, write_atomically
+from ita.installing import installed_versions
 from ita.modeling.clip_files import find_local_weights
 from ita.modeling.clip_weights import CONFIG_FILE, RANDOM
 
 RESULTS_FILE = "results.json"
 # Entry of a results file's "run" that describes a finished data set.
 FINISHED = "reproduction"
-# Packages whose versions can change results.
-PACKAGES = ("torch", "torchvision", "detectron2", "open_clip_torch", "timm", "numpy", "Pillow")
 # Keys without an influence on results, or with an influence that is described separately.
 IRRELEVANT_KEYS = frozenset({
     "DATALOADER.NUM_WORKERS",
@@ -35,27 +33,6 @@ IRRELEVANT_KEYS = frozenset({
 })  # fmt: skip
 # Keys that may name files, besides the weights of CLIP.
 FILES_IN_KEYS = ("MODEL.FC_CLIP.CLIP_MODEL_NAME", "MODEL.ITA.NAME_TABLE")
-_CHUNK = 1 << 24
-
-
-def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package and of those that determine its results."""
-    found = {}
-    for package in ("ita", *PACKAGES):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def dependencies_of_run(
@@ -74,8 +51,8 @@ def dependencies_of_run(
         "checkpoint": checkpoint_hash,
         "training class list": _hash(_content(train_class_list)),
         "files of the CLIP": _hash([_state(path, path.name) for path in _files_of_clip(cfg)]),
-        "code": _hash([hash_file(path) for path in code]),
-        "versions": _hash(versions()),
+        "code": _hash([sha256_of(path) for path in code]),
+        "versions": _hash(installed_versions()),
         "device": device,
     }
 

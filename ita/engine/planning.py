@@ -22,13 +22,13 @@ from ita.engine.finished import (
     changes,
     dependencies_of_run,
     dependencies_of_set,
-    hash_file,
     read_finished,
 )
 from ita.engine.job import config_of
 from ita.engine.loading import seen_class_list
 from ita.engine.setup import choose_device
 from ita.errors import UserError, did_you_mean
+from ita.files import sha256_of
 from ita.modeling.conversion import convert_state_dict
 from ita.reports.published import (
     TABLE,
@@ -188,7 +188,7 @@ def make_plan(request: Request, subject: Subject) -> Plan:
     register_all(cfg.DATASETS.CUSTOM)
     sets, not_evaluated = _survey(request, subject.table, subject.model)
     train_class_list = seen_class_list(cfg, subject.trained)
-    checkpoint_hash, device = hash_file(subject.path), _device_name(cfg)
+    checkpoint_hash, device = sha256_of(subject.path), _device_name(cfg)
     shared = dependencies_of_run(cfg, checkpoint_hash, train_class_list, device)
     return Plan(
         cfg=cfg,

@@ -16,12 +16,13 @@ from ita.data.catalogue import datasets_root
 from ita.engine.benchmark_lists import difference, short_hash
 from ita.engine.checkpoint import broadcast_weights
 from ita.engine.evaluate import evaluate, load_test_sets
-from ita.engine.finished import FINISHED, mark_finished, read_finished, versions
+from ita.engine.finished import FINISHED, mark_finished, read_finished
 from ita.engine.job import start_process
 from ita.engine.launch import launch, under_torchrun
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.planning import Plan, SetPlan, config_of_set
 from ita.errors import UserError
+from ita.installing import installed_versions
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.published import PUBLISHED_METRICS
 from ita.reports.reproduction import Measurement, Reproduction
@@ -133,7 +134,10 @@ def _facts(plan: Plan, runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
         *((f"class list of {item.title}", _describe_test_list(plan, item)) for item in plan.sets),
         ("data sets", str(datasets_root())),
         ("device", plan.device),
-        ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in installed_versions().items()),
+        ),
     ]
 
 

@@ -3,7 +3,6 @@
 All layouts are described in ``laionCLIP-.../vision-language-model.md``.
 """
 
-import hashlib
 import logging
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from detectron2.utils import comm
 from huggingface_hub import try_to_load_from_cache
 
 from ita.errors import UserError
-from ita.files import PACKAGE, find_file
+from ita.files import PACKAGE, find_file, sha256_of
 
 # File names of published open_clip weights, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -106,7 +105,7 @@ def _file_in_cache(tag_config: Mapping[str, Any]) -> Path | None:
 
 def _has_hash_of(path: Path, url: str) -> bool:
     """Whether a file has the SHA-256 in its address: in the folder's name, or cut in the file's."""
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
     return f"/{sha256}/" in url or f"-{sha256[:8]}." in url
 
 

@@ -29,17 +29,12 @@ TITLES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More are slower on small tensors."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# More threads are slower on small tensors.
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def mini(tmp_path_factory):
+def mini(tmp_path_factory, one_thread):
     return mini_results.make(tmp_path_factory.mktemp("mini"))
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ita.cli import main
+from ita.files import sha256_of
 from ita.modeling.clip_weights import build_clip
 from ita.modeling.vocabulary import TextEncoder
-from ita.toy.clip_training.card import CARD, TRAINING, WEIGHTS, read_training, sha256_of
+from ita.toy.clip_training.card import CARD, TRAINING, WEIGHTS, read_training
 from ita.toy.clip_training.measuring import (
     GROUPS,
     REGIONS,
@@ -27,6 +28,9 @@ from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, s
 from ita.toy.scenes import Scene, Segment
 from tests.conftest import TINY_CLIP, TOY_CLIP
 
+# On a busy machine, sums of several threads were seen to differ in their last bit.
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHORT = ["--seed", "3", "--steps", "2", "--small-steps", "1"]
 SHORT += ["--portraits", "1", "--scenes", "40", "--views-per-batch", "8"]
 SHORT += ["--scenes-per-batch", "4"]
@@ -38,17 +42,8 @@ def train_clip(*words: str) -> int:
     return main(["toy", "train-clip", *words])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine, sums of several threads were seen to differ in their last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, one_thread):
     """A folder with weights after a few steps, and their card."""
     folder = tmp_path_factory.mktemp("clip")
     shutil.copy(TINY_CLIP, folder)

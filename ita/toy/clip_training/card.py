@@ -1,13 +1,12 @@
 """Model card of the toy CLIP: contents, training and accuracy."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ita.errors import UserError
-from ita.files import write_atomically
+from ita.files import sha256_of, write_atomically
 from ita.modeling.vocabulary import PROMPTS
 from ita.toy.captions import SUBJECTS
 from ita.toy.clip_training.measuring import Measured, markdown_table
@@ -73,18 +72,6 @@ def read_training(folder: Path) -> Training:
     if training.sha256 != sha256_of(folder / WEIGHTS):
         raise UserError(f"{path} describes other weights than {folder / WEIGHTS}; train again")
     return training
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

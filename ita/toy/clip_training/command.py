@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ita.errors import UserError
-from ita.files import PACKAGE
+from ita.files import PACKAGE, sha256_of
 from ita.modeling.clip_tokens import save_clip
 from ita.modeling.clip_weights import build_clip
 from ita.toy.captions import SUBJECTS
@@ -20,7 +20,6 @@ from ita.toy.clip_training.card import (
     Training,
     read_config,
     read_training,
-    sha256_of,
     write_card,
     write_training,
 )
