@@ -48,6 +48,7 @@ class EncodedImages(NamedTuple):
         embedding: [B, D], F_cv; None without dominant categories.
         padded_size: (H, W) in pixels, the same for all images.
         sizes: (h, w) in pixels of each image without padding.
+        output_sizes: (height, width) of each image's results.
     """
 
     dense: Tensor
@@ -55,13 +56,14 @@ class EncodedImages(NamedTuple):
     embedding: Tensor | None
     padded_size: tuple[int, int]
     sizes: list[tuple[int, int]]
+    output_sizes: list[tuple[int, int]]
 
 
 class Decoded(NamedTuple):
     """Output of the decoder for one vocabulary.
 
     Attributes:
-        predictions: one from the initial queries and one after each layer, in order.
+        predictions: one from the initial queries and one after each layer, in order, or the last.
         classifier: the text classifier of the vocabulary.
         dominant_classes: int64 [B, K'], the class of each dominant category, most likely first,
             -1 for "other"; None without dominant categories.
@@ -156,7 +158,7 @@ class ITA(nn.Module):
         _check_annotations(batched_inputs)
         vocabulary = self.prepare_training()
         images = self.encode_images(batched_inputs)
-        decoded = self.decode(images, vocabulary)
+        decoded = self.decode(images, vocabulary, every_layer=self.criterion.deep_supervision)
         targets = self._targets(batched_inputs, images.padded_size)
         return self.criterion(decoded.predictions, targets, decoded.dominant_classes)
 
@@ -164,7 +166,8 @@ class ITA(nn.Module):
         """Compute the features that depend only on the images.
 
         Args:
-            batched_inputs: as in :meth:`forward`; ``instances`` are ignored.
+            batched_inputs: as in :meth:`forward`, without ``instances``; optionally with ``height``
+                and ``width`` of the results, by default those of the image.
         """
         images = self._normalized(batched_inputs)
         features = self.backbone(images.tensor)
@@ -172,11 +175,22 @@ class ITA(nn.Module):
         if self.dominant is not None:
             embedding = self.embed_images(batched_inputs, features[DENSE])
         pixel = self.pixel_decoder(features)
-        padded_size = tuple(images.tensor.shape[-2:])
-        return EncodedImages(features[DENSE], pixel, embedding, padded_size, images.image_sizes)
+        return EncodedImages(
+            dense=features[DENSE],
+            pixel=pixel,
+            embedding=embedding,
+            padded_size=tuple(images.tensor.shape[-2:]),
+            sizes=images.image_sizes,
+            output_sizes=[
+                (record.get("height", h), record.get("width", w))
+                for record, (h, w) in zip(batched_inputs, images.image_sizes, strict=True)
+            ],
+        )
 
-    def decode(self, images: EncodedImages, vocabulary: Vocabulary) -> Decoded:
-        """Predict masks and classes of a vocabulary."""
+    def decode(
+        self, images: EncodedImages, vocabulary: Vocabulary, *, every_layer: bool = False
+    ) -> Decoded:
+        """Predict masks and classes of a vocabulary, by the last layer or by every layer."""
         queries = dominant_classes = None
         if self.dominant is not None:
             candidates = vocabulary.candidates
@@ -187,7 +201,11 @@ class ITA(nn.Module):
             dominant_classes = candidates.class_index[dominant]
         classifier = self.classifier(vocabulary)
         predictions = self.decoder(
-            images.pixel.levels, images.pixel.mask_features, classifier, queries
+            images.pixel.levels,
+            images.pixel.mask_features,
+            classifier,
+            queries,
+            every_layer=every_layer,
         )
         return Decoded(predictions, classifier, dominant_classes)
 

@@ -1,17 +1,16 @@
 """Segmentation of images with a model, a vocabulary and inference options."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from ita.classes import ClassList
 from ita.meta_arch import ITA, EncodedImages, Record
-from ita.modeling.postprocess import InferenceOptions, label_map, segment_image
+from ita.modeling.postprocess import InferenceOptions, segment_image
+from ita.modeling.query_masks import QueryMasks
 from ita.modeling.vocabulary import Vocabulary
 
 
@@ -57,16 +56,26 @@ class Segmenter:
                 ``height`` and ``width`` of the output. Smaller images are padded to the largest.
 
         Returns:
-            For each image a dict with the results that the options enable: ``sem_seg`` [C, H, W]
-            scores, ``panoptic_seg`` (ids [H, W], segments) and ``instances``; with dominant
-            categories also ``dominant_classes``, int64 [K'], their classes, most likely first,
-            -1 for "other".
+            For each image a dict with the results that the options enable: ``label_map`` int64
+            [H, W], ``sem_seg`` [C, H, W] scores, ``panoptic_seg`` (ids [H, W], segments) and
+            ``instances``; with dominant categories also ``dominant_classes``, int64 [K'], their
+            classes, most likely first, -1 for "other".
         """
-        return list(self._results(batched_inputs))
+        return list(self._results(self.model.encode_images(batched_inputs)))
 
-    @torch.no_grad()
     def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
         """Segment a batch of Detectron2 records into label maps.
+
+        Raises:
+            ValueError: the options do not enable semantic results.
+        """
+        with torch.no_grad():
+            images = self.model.encode_images(batched_inputs)
+        return self.segment_encoded(images)
+
+    @torch.no_grad()
+    def segment_encoded(self, images: EncodedImages) -> list[Segmentation]:
+        """Segment images into label maps, given their features by ``model.encode_images``.
 
         Raises:
             ValueError: the options do not enable semantic results.
@@ -74,50 +83,27 @@ class Segmenter:
         if not self.options.semantic:
             raise ValueError("label maps need options with semantic=True")
         class_list = self.vocabulary.class_list
-        # One image at a time: the scores of all classes at full size are large.
         return [
-            Segmentation(label_map(result["sem_seg"]).cpu().numpy(), class_list)
-            for result in self._results(batched_inputs)
+            Segmentation(result["label_map"].cpu().numpy(), class_list)
+            for result in self._results(images)
         ]
 
-    def _results(self, batched_inputs: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    def _results(self, images: EncodedImages) -> Iterator[dict[str, Any]]:
         """Yield the results of each image of the batch."""
-        images = self.model.encode_images(batched_inputs)
         decoded = self.model.decode(images, self.vocabulary)
-        mask_logits = decoded.predictions[-1].mask_logits
         # In float32 also under mixed precision, where the best scores would tie.
         with torch.autocast(self.model.device.type, enabled=False):
             scores = self.model.classify(images, decoded, self.vocabulary, self.options)
-        for i, record in enumerate(batched_inputs):
-            with torch.autocast(self.model.device.type, enabled=False):
-                result = self._result(record, scores[i], mask_logits[i], images, images.sizes[i])
-            if decoded.dominant_classes is not None:
-                result["dominant_classes"] = decoded.dominant_classes[i]
-            yield result
-
-    def _result(
-        self,
-        record: Record,
-        scores: Tensor,
-        mask_logits: Tensor,
-        images: EncodedImages,
-        valid_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        masks = F.interpolate(
-            mask_logits[None].float(),
-            size=images.padded_size,
-            mode="bilinear",
-            align_corners=False,
-        )[0]
-        return segment_image(
-            scores,
-            masks,
-            self.vocabulary.class_list.things,
-            self.options,
-            valid_size=valid_size,
-            output_size=_output_size(record, valid_size),
-        )
-
-
-def _output_size(record: Mapping[str, Any], valid_size: tuple[int, int]) -> tuple[int, int]:
-    return record.get("height", valid_size[0]), record.get("width", valid_size[1])
+            for i, logits in enumerate(decoded.predictions[-1].mask_logits):
+                masks = QueryMasks(
+                    logits,
+                    images.padded_size,
+                    images.sizes[i],
+                    images.output_sizes[i],
+                    self.options.resize_masks_first,
+                )
+                things = self.vocabulary.class_list.things
+                result = segment_image(scores[i], masks, things, self.options)
+                if decoded.dominant_classes is not None:
+                    result["dominant_classes"] = decoded.dominant_classes[i]
+                yield result

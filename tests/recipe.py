@@ -13,6 +13,7 @@ INFERENCE = InferenceOptions(
     score_threshold=0.0,
     overlap_threshold=0.8,
     max_instances=100,
+    scores=True,
 )
 MATCHER = {
     "class_weight": 2.0,

@@ -381,7 +381,7 @@ def test_images_of_odd_and_different_sizes(classes, options, clip, make_ita):
             assert result["instances"].image_size == size
             assert (result["instances"].pred_classes == 0).all()
         else:
-            assert set(result) == {"sem_seg", "dominant_classes"}
+            assert set(result) == {"label_map", "sem_seg", "dominant_classes"}
 
 
 def test_an_image_in_a_batch_is_the_image_alone(clip, make_ita):

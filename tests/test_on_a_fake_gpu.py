@@ -139,7 +139,8 @@ RESULTS = ("semantic", "panoptic", "instance")
 def test_inference_is_that_of_the_cpu(results, image_embedding):
     model, cfg = small_brother(MAIN, {**SMALLER, "MODEL.ITA.IMAGE_EMBEDDING": image_embedding})
     model.eval()
-    options = replace(inference_options(cfg), **{name: name in results for name in RESULTS})
+    enabled = {name: name in results for name in RESULTS}
+    options = replace(inference_options(cfg), scores=True, **enabled)
     images = [{"image": record["image"], "height": 90, "width": 80} for record in records()]
     expected = segment(copy.deepcopy(model), options, images)
     with fake_cuda() as gpu:
@@ -150,6 +151,7 @@ def test_inference_is_that_of_the_cpu(results, image_embedding):
         assert_same(output["dominant_classes"], reference["dominant_classes"])
         if "semantic" in results:
             assert_same(output["sem_seg"], reference["sem_seg"])
+            assert_same(output["label_map"], reference["label_map"])
         if "panoptic" in results:
             assert_same(output["panoptic_seg"][0], reference["panoptic_seg"][0])
             assert output["panoptic_seg"][1] == reference["panoptic_seg"][1]

@@ -110,6 +110,29 @@ def test_a_moved_model_encodes_its_training_classes_again(model, monkeypatch):
     assert len(texts) == 2 * once
 
 
+def test_scores_are_computed_on_request_only(model):
+    record = make_record(64, 64)
+    labels, scores = (
+        segmenter_of(model, PLACES, scores=s, semantic=not s)([record])[0] for s in (False, True)
+    )
+    assert labels.keys() == {"label_map", "dominant_classes"}
+    assert scores.keys() == {"sem_seg", "dominant_classes"}
+    assert torch.equal(labels["label_map"], scores["sem_seg"].argmax(dim=0))
+
+
+def test_images_are_encoded_once_for_several_vocabularies(model, monkeypatch):
+    records = [make_record(64, 96, height=30, width=20), make_record(40, 50, seed=1)]
+    segmenters = [segmenter_of(model, ANIMALS), segmenter_of(model, PLACES)]
+    expected = [segmenter.segment(records) for segmenter in segmenters]
+    with torch.no_grad():
+        images = model.encode_images(records)
+    monkeypatch.setattr(model, "encode_images", None)
+    for segmenter, results in zip(segmenters, expected, strict=True):
+        for ours, result in zip(segmenter.segment_encoded(images), results, strict=True):
+            assert (ours.label_map == result.label_map).all()
+            assert ours.names == result.names
+
+
 def test_results_need_no_gradient(model):
     (result,) = segmenter_of(model, PLACES)([make_record(32, 32)])
     assert not result["sem_seg"].requires_grad

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -70,10 +70,27 @@ class PredictionHead(nn.Module):
     def forward(self, queries: Tensor, mask_features: Tensor, classifier: Classifier) -> Prediction:
         """Predict from queries [B, Q, h] and mask features [B, mask, H / 4, W / 4]."""
         x = self.norm(queries)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+        mask_logits = mask_products(self.mask_embed(x), mask_features)
         region = self.region_proj(mean_over_masks(mask_features, mask_logits))
         embedding = self.class_embed(region + x)
         return Prediction(class_logits(embedding, classifier, self.logit_scale), mask_logits)
+
+    @torch.no_grad()
+    def attended(self, queries: Tensor, mask_features: Tensor) -> Tensor:
+        """Attention mask of the next layer's cross-attention (Mask2Former, section 3.2.1).
+
+        Args:
+            queries: [B, Q, h].
+            mask_features: [B, mask, h, w], resized to the level attended to: to resize the masks
+                themselves gives the same, as they are products with the features.
+
+        Returns:
+            [B, Q, h * w] bool, True where the mask probability is at least 0.5, and everywhere for
+            a query whose mask is empty at this size.
+        """
+        logits = mask_products(self.mask_embed(self.norm(queries)), mask_features)
+        allowed = logits.flatten(2) >= 0
+        return allowed | ~allowed.any(dim=-1, keepdim=True)
 
 
 class Decoder(nn.Module):
@@ -132,6 +149,8 @@ class Decoder(nn.Module):
         mask_features: Tensor,
         classifier: Classifier,
         dominant: Tensor | None = None,
+        *,
+        every_layer: bool = True,
     ) -> list[Prediction]:
         """Predict masks and classes from image features.
 
@@ -140,19 +159,23 @@ class Decoder(nn.Module):
             mask_features: [B, mask_dim, H / 4, W / 4].
             classifier: the text classifier of the vocabulary in use.
             dominant: [B, K', h] dominant-category queries, K' <= K; None without them.
+            every_layer: predict from the initial queries and after each layer, for the losses;
+                otherwise only after the last layer.
 
         Returns:
-            One prediction from the initial queries and one after each layer, in order.
+            The predictions, in order.
         """
         queries, position = self._initial_queries(len(mask_features), dominant)
-        keys, values, sizes = self._keys_and_values(levels)
-        predictions = [self.head(queries, mask_features, classifier)]
+        keys, values = self._keys_and_values(levels)
+        level_masks = [resized(mask_features.detach(), level.shape[-2:]) for level in levels]
+        of_layers = [queries]
         for i, layer in enumerate(self.layers):
             level = i % len(levels)
-            allowed = attention_mask(predictions[-1].mask_logits, sizes[level])
+            allowed = self.head.attended(queries, level_masks[level])
             queries = layer(queries, position, keys[level], values[level], allowed)
-            predictions.append(self.head(queries, mask_features, classifier))
-        return predictions
+            of_layers.append(queries)
+        predicting = of_layers if every_layer else of_layers[-1:]
+        return [self.head(queries, mask_features, classifier) for queries in predicting]
 
     def _initial_queries(self, batch: int, dominant: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return queries [B, K' + L, h], dominant ones first, and their positions [K' + L, h]."""
@@ -163,10 +186,8 @@ class Decoder(nn.Module):
             queries = torch.cat([dominant.to(queries.dtype), queries], dim=1)
         return queries, torch.cat([position[:present], position[self.num_dominant :]])
 
-    def _keys_and_values(
-        self, levels: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, int]]]:
-        keys, values, sizes = [], [], []
+    def _keys_and_values(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        keys, values = [], []
         for feature, project, embed in zip(
             levels, self.input_proj, self.level_embed.weight, strict=True
         ):
@@ -174,8 +195,17 @@ class Decoder(nn.Module):
             value = project(feature).flatten(2).transpose(1, 2) + embed
             keys.append(value + sine_position(h, w, value.shape[-1], value.device))
             values.append(value)
-            sizes.append((h, w))
-        return keys, values, sizes
+        return keys, values
+
+
+def mask_products(embedding: Tensor, mask_features: Tensor) -> Tensor:
+    """Mask logits of queries: [B, Q, mask] and [B, mask, H, W] -> [B, Q, H, W]."""
+    return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
+
+
+def resized(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize features [B, C, H, W] bilinearly."""
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def mean_over_masks(features: Tensor, mask_logits: Tensor) -> Tensor:
@@ -191,23 +221,22 @@ def mean_over_masks(features: Tensor, mask_logits: Tensor) -> Tensor:
         [B, Q, C]; zeros for an empty mask.
     """
     with torch.autocast(features.device.type, enabled=False):
-        mask = (mask_logits.detach() > 0).to(torch.float32)
-        area = mask.sum(dim=(-2, -1)) + 1e-8
-        return torch.einsum("bchw,bqhw->bqc", features.float(), mask) / area[..., None]
+        mask = mask_logits.detach().flatten(2) > 0
+        sums = _MaskedSum.apply(features.flatten(2).float(), mask)
+        return sums / (mask.sum(dim=-1, keepdim=True) + 1e-8)
 
 
-@torch.no_grad()
-def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Attention mask of the next layer's cross-attention (Mask2Former, section 3.2.1).
+class _MaskedSum(torch.autograd.Function):
+    """Product of masks and features that keeps a byte per cell of a mask for its gradient."""
 
-    Args:
-        mask_logits: [B, Q, H, W] of the previous prediction.
-        size: (h, w) of the level attended to.
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, mask: Tensor) -> Tensor:
+        """[B, C, S] and bool [B, Q, S] -> [B, Q, C]."""
+        ctx.save_for_backward(mask)
+        return mask.to(features.dtype) @ features.transpose(1, 2)
 
-    Returns:
-        [B, Q, h * w] bool, True where the mask probability is at least 0.5, and everywhere for a
-        query whose mask is empty at this size.
-    """
-    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
-    allowed = resized.flatten(2).sigmoid() >= 0.5
-    return allowed | ~allowed.any(dim=-1, keepdim=True)
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the features."""
+        (mask,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient.transpose(1, 2) @ mask.to(gradient.dtype), None

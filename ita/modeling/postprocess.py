@@ -1,14 +1,20 @@
 """Postprocessing of predictions to semantic, panoptic and instance results (design section 7)."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.memory import retry_if_cuda_oom
 from torch import Tensor
+
+from ita.modeling.ops.label_map import class_scores, label_map
+from ita.modeling.ops.mask_owner import mask_owner
+from ita.modeling.query_masks import QueryMasks
+
+# Mask logits at the size of the output computed at once for instances, 64 MB.
+MAX_LOGITS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,7 @@ class InferenceOptions:
         ensemble_on_valid_mask: skip that classifier for masks without a positive cell at
             stride 32.
         semantic, panoptic, instance: results to compute.
+        scores: also compute the scores of all classes at all pixels.
         postprocess_before_inference: resize mask logits to the output size, not class scores.
         score_threshold: panoptic segmentation drops queries with at most this score.
         overlap_threshold: minimum fraction of a query's mask that a panoptic segment must keep.
@@ -36,6 +43,7 @@ class InferenceOptions:
     score_threshold: float
     overlap_threshold: float
     max_instances: int
+    scores: bool = False
 
     @property
     def resize_masks_first(self) -> bool:
@@ -45,50 +53,39 @@ class InferenceOptions:
 
 def segment_image(
     class_log_probability: Tensor,
-    mask_logits: Tensor,
+    masks: QueryMasks,
     thing_ids: Collection[int],
     options: InferenceOptions,
-    *,
-    valid_size: tuple[int, int],
-    output_size: tuple[int, int],
 ) -> dict[str, Any]:
     """Compute the enabled results of one image.
 
-    Maps of many classes at the size of a large photograph take tens of GB: results that do not fit
-    on the GPU are computed, and stay, on the CPU.
-
     Args:
         class_log_probability: [Q, C + 1], void last.
-        mask_logits: [Q, H, W] at the padded input size.
+        masks: masks of Q queries.
         thing_ids: classes that are things.
         options: results to compute.
-        valid_size: (h, w) of the image inside its padded frame, top left.
-        output_size: (h, w) of the results.
 
     Returns:
-        ``sem_seg`` [C, h, w], ``panoptic_seg`` (ids [h, w], segments), ``instances``.
+        ``label_map`` int64 [H, W], ``sem_seg`` [C, H, W], ``panoptic_seg`` (ids [H, W], segments),
+        ``instances``.
     """
     result: dict[str, Any] = {}
-    if options.resize_masks_first:
-        mask_logits = retry_if_cuda_oom(resize_to_output)(mask_logits, valid_size, output_size)
-        class_log_probability = class_log_probability.to(mask_logits.device)
     if options.semantic:
-        scores = retry_if_cuda_oom(semantic_scores)(class_log_probability, mask_logits)
-        if not options.resize_masks_first:
-            scores = retry_if_cuda_oom(resize_to_output)(scores, valid_size, output_size)
-        result["sem_seg"] = scores
+        result["label_map"] = label_map(class_probabilities(class_log_probability), masks)
+    if options.scores:
+        result["sem_seg"] = semantic_scores(class_log_probability, masks)
     if options.panoptic:
-        result["panoptic_seg"] = retry_if_cuda_oom(panoptic_segments)(
+        result["panoptic_seg"] = panoptic_segments(
             class_log_probability,
-            mask_logits,
+            masks,
             thing_ids,
             score_threshold=options.score_threshold,
             overlap_threshold=options.overlap_threshold,
         )
     if options.instance:
-        result["instances"] = retry_if_cuda_oom(instances)(
+        result["instances"] = instances(
             class_log_probability,
-            mask_logits,
+            masks,
             thing_ids if options.panoptic else None,
             max_instances=options.max_instances,
         )
@@ -126,28 +123,31 @@ def geometric_ensemble(
     return torch.log(torch.cat([classes * (1 - void), void], dim=-1) + 1e-8)
 
 
-def resize_to_output(
-    maps: Tensor, valid_size: tuple[int, int], output_size: tuple[int, int]
-) -> Tensor:
-    """Crop the padding of maps [N, H, W] and resize them bilinearly to the output size."""
-    cropped = maps[:, : valid_size[0], : valid_size[1]]
-    return F.interpolate(cropped[None], size=output_size, mode="bilinear", align_corners=False)[0]
+def class_probabilities(class_log_probability: Tensor) -> Tensor:
+    """Probabilities of the classes without void: [Q, C + 1] -> [Q, C]."""
+    return class_log_probability.softmax(dim=-1)[:, :-1]
 
 
-def label_map(scores: Tensor) -> Tensor:
-    """Class with the highest score at every pixel: [C, H, W] -> int64 [H, W]."""
-    return scores.argmax(dim=0)
+def semantic_scores(class_log_probability: Tensor, masks: QueryMasks) -> Tensor:
+    """Class scores of every pixel, float32 [C, H, W].
 
+    Scores of many classes at the size of a large photograph take tens of GB: if they do not fit on
+    the GPU, they are computed, and stay, on the CPU.
 
-def semantic_scores(class_log_probability: Tensor, mask_logits: Tensor) -> Tensor:
-    """Class scores of every pixel: [Q, C + 1] and [Q, H, W] -> [C, H, W]."""
-    classes = class_log_probability.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", classes, mask_logits.sigmoid())
+    Args:
+        class_log_probability: [Q, C + 1], void last.
+        masks: masks of Q queries.
+    """
+
+    def scores(classes: Tensor, logits: Tensor) -> Tensor:
+        return class_scores(classes, replace(masks, logits=logits))
+
+    return retry_if_cuda_oom(scores)(class_probabilities(class_log_probability), masks.logits)
 
 
 def panoptic_segments(
     class_log_probability: Tensor,
-    mask_logits: Tensor,
+    masks: QueryMasks,
     thing_ids: Collection[int],
     *,
     score_threshold: float,
@@ -157,7 +157,7 @@ def panoptic_segments(
 
     Args:
         class_log_probability: [Q, C + 1], void last.
-        mask_logits: [Q, H, W].
+        masks: masks of Q queries.
         thing_ids: classes with one segment per instance; other classes have one segment each.
         score_threshold: queries at or below it are dropped.
         overlap_threshold: minimum fraction of a query's mask that must be assigned to it.
@@ -168,14 +168,12 @@ def panoptic_segments(
     """
     scores, labels = class_log_probability.softmax(dim=-1).max(dim=-1)
     kept = (labels != class_log_probability.shape[-1] - 1) & (scores > score_threshold)
-    segment_map = torch.zeros(mask_logits.shape[-2:], dtype=torch.int32, device=scores.device)
+    segment_map = torch.zeros(masks.output_size, dtype=torch.int32, device=scores.device)
     if not kept.any():
         return segment_map, []
-    labels, masks = labels[kept], mask_logits[kept].sigmoid_()
-    owner = (scores[kept, None, None] * masks).argmax(dim=0)
-    inside = masks.gather(0, owner[None])[0] >= 0.5
+    labels = labels[kept]
+    owner, inside, whole = mask_owner(scores[kept], masks.select(kept))
     owned = torch.bincount(owner.flatten(), minlength=len(labels))
-    whole = (masks >= 0.5).sum(dim=(-2, -1))
     painted = torch.bincount(owner[inside], minlength=len(labels))
     survives = (whole > 0) & (painted > 0) & (owned / whole.clamp(min=1) >= overlap_threshold)
 
@@ -204,7 +202,7 @@ def panoptic_segments(
 
 def instances(
     class_log_probability: Tensor,
-    mask_logits: Tensor,
+    masks: QueryMasks,
     thing_ids: Collection[int] | None,
     *,
     max_instances: int,
@@ -213,7 +211,7 @@ def instances(
 
     Args:
         class_log_probability: [Q, C + 1], void last.
-        mask_logits: [Q, H, W].
+        masks: masks of Q queries whose logits are resized to the output.
         thing_ids: classes to keep among these pairs; None keeps all.
         max_instances: number of pairs considered.
 
@@ -221,7 +219,7 @@ def instances(
         ``pred_masks`` [n, H, W] bool, ``pred_boxes``, ``pred_classes`` [n] and ``scores`` [n]:
         class probability times the mean mask probability inside the mask.
     """
-    probability = class_log_probability.softmax(dim=-1)[:, :-1]
+    probability = class_probabilities(class_log_probability)
     num_classes = probability.shape[1]
     scores, index = probability.flatten().topk(min(max_instances, probability.numel()))
     queries, labels = index // num_classes, index % num_classes
@@ -229,15 +227,28 @@ def instances(
         wanted = torch.tensor(sorted(thing_ids), device=labels.device, dtype=labels.dtype)
         keep = torch.isin(labels, wanted)
         scores, queries, labels = scores[keep], queries[keep], labels[keep]
-    logits = mask_logits[queries]
-    masks = logits > 0
-    confidence = (logits.sigmoid() * masks).sum(dim=(-2, -1)) / (masks.sum(dim=(-2, -1)) + 1e-6)
-    result = Instances(tuple(mask_logits.shape[-2:]))
-    result.pred_masks = masks
-    result.pred_boxes = Boxes(mask_boxes(masks))
+    found, confidence = _binary_masks(masks, queries)
+    result = Instances(masks.output_size)
+    result.pred_masks = found
+    result.pred_boxes = Boxes(mask_boxes(found))
     result.pred_classes = labels
     result.scores = scores * confidence
     return result
+
+
+def _binary_masks(masks: QueryMasks, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks bool [n, H, W] of queries [n] and their mean probabilities [n], a few at a time."""
+    height, width = masks.output_size
+    found = torch.empty(len(queries), height, width, dtype=torch.bool, device=queries.device)
+    confidence = torch.empty(len(queries), device=queries.device)
+    size = max(1, MAX_LOGITS // (height * width))
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        logits = masks.select(queries[part]).resized_logits()
+        inside = torch.gt(logits, 0, out=found[part])
+        total = (logits.sigmoid_() * inside).sum(dim=(-2, -1))
+        confidence[part] = total / (inside.sum(dim=(-2, -1)) + 1e-6)
+    return found, confidence
 
 
 def mask_boxes(masks: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw, ImageFont
 from ita.classes import ClassList, palette
 from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
 from ita.files import write_atomically
-from ita.modeling.postprocess import label_map
 
 # Longest side of a panel in pixels: small images are enlarged by an integer factor, large reduced.
 MIN_PANEL, MAX_PANEL = 360, 800
@@ -117,8 +116,8 @@ def draw_picture(
 
     Args:
         record: record with ``file_name`` and annotation fields.
-        prediction: model output for the record; colors are from the ``sem_seg`` scores [C, h, w] or
-            else from ``panoptic_seg``, whose segments are outlined if it exists.
+        prediction: model output for the record; colors are from ``label_map`` [h, w] or else from
+            ``panoptic_seg``, whose segments are outlined if it exists.
         metadata: metadata of the data set: ignore_label, stuff_classes, stuff_colors.
         class_list: names in the legend, with the label id where a name repeats; by default those
             of the data set.
@@ -192,8 +191,8 @@ def _predicted_panel(prediction: Mapping[str, Any]) -> Panel:
     segments = None
     if "panoptic_seg" in prediction:
         segments = prediction["panoptic_seg"][0].cpu().numpy()
-    if "sem_seg" in prediction:
-        return Panel("prediction", label_map(prediction["sem_seg"]).cpu().numpy(), segments)
+    if "label_map" in prediction:
+        return Panel("prediction", prediction["label_map"].cpu().numpy(), segments)
     segment_map, infos = prediction["panoptic_seg"]
     classes = np.full(segment_map.shape, -1)
     for info in infos:

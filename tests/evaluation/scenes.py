@@ -222,8 +222,10 @@ def _output(classes, ids, segments, masks, scores, kinds, dominant):
     instances.pred_masks = torch.from_numpy(np.array(masks).reshape(-1, *ids.shape).astype(bool))
     instances.scores = torch.tensor(np.array(scores), dtype=torch.float32)
     instances.pred_classes = torch.tensor(np.array(kinds), dtype=torch.int64)
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(classes), len(NAMES))
+    labels = torch.from_numpy(classes)
+    one_hot = torch.nn.functional.one_hot(labels, len(NAMES))
     return {
+        "label_map": labels,
         "sem_seg": one_hot.permute(2, 0, 1) - 0.5,
         "panoptic_seg": (torch.from_numpy(ids.astype(np.int32)), segments),
         "instances": instances,
@@ -241,7 +243,7 @@ def save_predictions(folder, records, outputs):
         truth = np.full(true_ids(record).shape, IGNORE)
         for segment in record["segments_info"]:
             truth[true_ids(record) == segment["id"]] = segment["category_id"]
-        labels = output["sem_seg"].argmax(0).numpy()
+        labels = output["label_map"].numpy()
         ids, segments = output["panoptic_seg"]
         Image.fromarray(truth.astype(np.uint8)).save(folder / f"truth/{stem}.png")
         Image.fromarray(labels.astype(np.uint8)).save(folder / f"labels/{stem}.png")

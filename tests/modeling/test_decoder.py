@@ -11,8 +11,9 @@ from ita.modeling.decoder import (
     Decoder,
     DecoderLayer,
     PredictionHead,
-    attention_mask,
+    mask_products,
     mean_over_masks,
+    resized,
 )
 from ita.modeling.layers import MLP, Attention, sine_position
 from ita.modeling.vocabulary import Classifier
@@ -155,22 +156,42 @@ def test_mean_over_a_mask_of_more_cells_than_float16_counts():
 
 
 def test_attention_mask():
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 6, 8).requires_grad_()
+    """Cells where the resized mask is at least one half, or all cells if there is none."""
+    head, (_, features, _) = make_decoder().head, make_inputs()
+    queries = torch.randn(2, 40, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits[0, 0], logits[0, 1], logits[1, 3] = -5, 0, 5
-        logits[0, 1, :, 4:] = 5
-    allowed = attention_mask(logits, (3, 4))
-    resized = F.interpolate(logits, (3, 4), mode="bilinear", align_corners=False)
-    assert allowed.shape == (2, 4, 12)
+        logits = mask_products(head.mask_embed(head.norm(queries)), features)
+    allowed = head.attended(queries, resized(features, (1, 2)))
+    masks = F.interpolate(logits, (1, 2), mode="bilinear", align_corners=False)
+    assert allowed.shape == (2, 40, 2)
     assert allowed.dtype == torch.bool
+    empty = 0
     for b in range(2):
-        for q in range(4):
-            inside = [z.sigmoid().item() >= 0.5 for z in resized[b, q].flatten()]
-            assert allowed[b, q].tolist() == (inside if any(inside) else [True] * 12)
-    assert allowed[0, 0].all()  # empty: everywhere
-    assert allowed[0, 1].all()  # exactly one half: inside
-    assert 0 < allowed[1, 0].sum() < 12
+        for q in range(40):
+            inside = [z.sigmoid().item() >= 0.5 for z in masks[b, q].flatten()]
+            assert allowed[b, q].tolist() == (inside if any(inside) else [True] * 2)
+            empty += not any(inside)
+    assert 0 < empty < 80
+
+
+def test_the_gradient_of_a_masked_mean():
+    torch.manual_seed(0)
+    features = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    logits = torch.randn(2, 6, 4, 5, dtype=torch.float64)
+
+    def mean(x):
+        return mean_over_masks(x, logits).double()
+
+    assert torch.autograd.gradcheck(mean, features, eps=1e-3, atol=1e-3)
+
+
+def test_the_last_layer_alone_predicts_the_same():
+    decoder, inputs = make_decoder(), make_inputs()
+    with torch.no_grad():
+        expected = decoder(*inputs)[-1]
+        (last,) = decoder(*inputs, every_layer=False)
+    assert torch.equal(last.class_logits, expected.class_logits)
+    assert torch.equal(last.mask_logits, expected.mask_logits)
 
 
 def test_initial_weights():
@@ -222,8 +243,11 @@ def test_layers_attend_the_levels_in_turn():
         expected = expected + decoder.level_embed.weight[i % 3]
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(key - value, sine_position(h, w, 16, CPU).expand_as(key))
-        mask = attention_mask(predictions[i].mask_logits, (h, w))
-        assert torch.equal(allowed, mask)
+        masks = F.interpolate(
+            predictions[i].mask_logits, (h, w), mode="bilinear", align_corners=False
+        )
+        inside = masks.flatten(2) >= 0
+        assert torch.equal(allowed, inside | ~inside.any(dim=-1, keepdim=True))
         ours = decoder.head(queries, mask_features, classifier)
         torch.testing.assert_close(ours.class_logits, predictions[i].class_logits)
     assert predictions[-1].class_logits.shape == (2, 5, 4)

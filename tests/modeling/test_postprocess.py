@@ -1,6 +1,5 @@
 """From predictions to segmentations (design section 7) against loops in its words."""
 
-import functools
 import math
 from dataclasses import replace
 
@@ -15,10 +14,10 @@ from ita.modeling.postprocess import (
     instances,
     mask_boxes,
     panoptic_segments,
-    resize_to_output,
     segment_image,
     semantic_scores,
 )
+from ita.modeling.query_masks import QueryMasks
 from tests.recipe import INFERENCE
 
 SEEN = torch.tensor([True, False, True])
@@ -84,20 +83,19 @@ def random_masks(queries, height, width, seed):
     return masks
 
 
+def unresized(logits):
+    """Masks whose logits have the size of the output."""
+    size = tuple(logits.shape[-2:])
+    return QueryMasks(logits, size, size, size, resize_logits=True)
+
+
 def test_semantic_scores():
     scores, masks = random_scores(5, 3, 0), random_masks(5, 4, 6, 0)
-    ours = semantic_scores(scores, masks)
+    ours = semantic_scores(scores, unresized(masks))
     assert ours.shape == (3, 4, 6)
     for c in range(3):
         expected = sum(softmax(scores[q].tolist())[c] * masks[q].sigmoid() for q in range(5))
         torch.testing.assert_close(ours[c], expected)
-
-
-def test_resizing_crops_the_padding_first():
-    maps = torch.randn(2, 8, 12)
-    ours = resize_to_output(maps, (5, 7), (10, 3))
-    expected = F.interpolate(maps[None, :, :5, :7], (10, 3), mode="bilinear", align_corners=False)
-    assert torch.equal(ours, expected[0])
 
 
 def panoptic_by_loops(scores, masks, things, score_threshold, overlap_threshold):
@@ -148,7 +146,11 @@ def test_panoptic_segments(seed, thresholds):
     scores, masks = random_scores(9, 3, seed), random_masks(9, 10, 12, seed)
     things = {0, 2} if seed % 2 else {1}
     segment_map, segments = panoptic_segments(
-        scores, masks, things, score_threshold=thresholds[0], overlap_threshold=thresholds[1]
+        scores,
+        unresized(masks),
+        things,
+        score_threshold=thresholds[0],
+        overlap_threshold=thresholds[1],
     )
     expected_map, expected = panoptic_by_loops(scores, masks, things, *thresholds)
     assert segments == expected
@@ -171,9 +173,15 @@ def boxes(height, width, *spans):
     return masks
 
 
+def sure_segments(scores, masks):
+    return panoptic_segments(
+        scores, unresized(masks), [0], score_threshold=0, overlap_threshold=0.8
+    )
+
+
 def test_stuff_of_a_class_is_one_segment_and_things_are_several():
     scores, masks = certain([1, 0, 1, 0], 2), boxes(2, 8, (0, 2), (2, 4), (4, 6), (6, 8))
-    ids, segments = panoptic_segments(scores, masks, [0], score_threshold=0, overlap_threshold=0.8)
+    ids, segments = sure_segments(scores, masks)
     assert ids[0].tolist() == [1, 1, 2, 2, 1, 1, 3, 3]
     assert [(s["category_id"], s["isthing"]) for s in segments] == [(1, 0), (0, 1), (0, 1)]
     assert all(type(s["isthing"]) is bool for s in segments)
@@ -181,14 +189,14 @@ def test_stuff_of_a_class_is_one_segment_and_things_are_several():
 
 def test_a_segment_tells_the_query_that_most_of_it_comes_from():
     scores, masks = certain([1, 2, 1, 0], 2), boxes(2, 8, (0, 1), (0, 8), (1, 6), (6, 8))
-    _, segments = panoptic_segments(scores, masks, [0], score_threshold=0, overlap_threshold=0.8)
+    _, segments = sure_segments(scores, masks)
     assert [(s["category_id"], s["query"]) for s in segments] == [(1, 2), (0, 3)]
 
 
 def test_overlapped_masks_are_dropped_at_the_threshold():
     """The second mask owns 4 of 5 columns, which is enough, the third 3 of 5, which is not."""
     scores, masks = certain([0, 0, 0], 1), boxes(1, 12, (0, 4), (3, 8), (6, 11))
-    ids, segments = panoptic_segments(scores, masks, [0], score_threshold=0, overlap_threshold=0.8)
+    ids, segments = sure_segments(scores, masks)
     assert ids[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 0, 0, 0, 0]
     assert len(segments) == 2
 
@@ -197,7 +205,7 @@ def test_void_and_unsure_queries_leave_nothing():
     masks = boxes(2, 4, (0, 4), (0, 4))
     for scores, threshold in ((certain([2, 2], 2), 0.0), (random_scores(2, 2, 0, 0.1), 0.99)):
         ids, segments = panoptic_segments(
-            scores, masks, [0], score_threshold=threshold, overlap_threshold=0.8
+            scores, unresized(masks), [0], score_threshold=threshold, overlap_threshold=0.8
         )
         assert not ids.any()
         assert segments == []
@@ -209,16 +217,18 @@ def test_a_score_at_the_threshold_is_not_above_it():
     threshold = scores.softmax(-1).max().item()
     for score_threshold, number in ((threshold, 0), (threshold - 1e-6, 1)):
         _, segments = panoptic_segments(
-            scores, masks, [0], score_threshold=score_threshold, overlap_threshold=0.8
+            scores, unresized(masks), [0], score_threshold=score_threshold, overlap_threshold=0.8
         )
         assert len(segments) == number
 
 
 @pytest.mark.parametrize("things", [None, (0, 2), ()])
 @pytest.mark.parametrize("maximum", [5, 1000])
-def test_instances(things, maximum):
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
+def test_instances(things, maximum, at_once, monkeypatch):
     scores, masks = random_scores(6, 3, 1), random_masks(6, 8, 10, 1)
-    ours = instances(scores, masks, things, max_instances=maximum)
+    monkeypatch.setattr(postprocess, "MAX_LOGITS", at_once)
+    ours = instances(scores, unresized(masks), things, max_instances=maximum)
     pairs = [(softmax(scores[q].tolist())[c], q, c) for q in range(6) for c in range(3)]
     best = sorted(pairs, reverse=True)[:maximum]
     expected = [pair for pair in best if things is None or pair[2] in things]
@@ -241,11 +251,19 @@ def test_boxes_of_no_masks_and_empty_masks():
     assert mask_boxes(masks).tolist() == [[0, 0, 0, 0], [3, 2, 4, 3], [0, 0, 4, 3]]
 
 
-SIZES = {"valid_size": (6, 9), "output_size": (13, 17)}
+PADDED, VALID, OUTPUT = (8, 12), (6, 9), (13, 17)
 
 
 def segment(scores, masks, **options):
-    return segment_image(scores, masks, {0, 2}, replace(INFERENCE, **options), **SIZES)
+    chosen = replace(INFERENCE, **options)
+    queries = QueryMasks(masks, PADDED, VALID, OUTPUT, chosen.resize_masks_first)
+    return segment_image(scores, queries, {0, 2}, chosen)
+
+
+def resize_to_output(maps):
+    """Crop the padding, then resize."""
+    cropped = maps[None, :, : VALID[0], : VALID[1]]
+    return F.interpolate(cropped, OUTPUT, mode="bilinear", align_corners=False)[0]
 
 
 @pytest.mark.parametrize(
@@ -253,10 +271,11 @@ def segment(scores, masks, **options):
     [{"panoptic": True}, {"instance": True}, {"postprocess_before_inference": True}],
 )
 def test_masks_are_resized_before_what_follows(options):
-    scores, masks = random_scores(6, 3, 2), random_masks(6, 8, 12, 2)
-    resized = resize_to_output(masks, **SIZES)
+    scores, masks = random_scores(6, 3, 2), random_masks(6, *PADDED, 2)
+    resized = unresized(resize_to_output(masks))
     result = segment(scores, masks, **options)
-    assert torch.equal(result["sem_seg"], semantic_scores(scores, resized))
+    torch.testing.assert_close(result["sem_seg"], semantic_scores(scores, resized))
+    assert torch.equal(result["label_map"], result["sem_seg"].argmax(dim=0))
     if "panoptic" in options:
         expected = panoptic_segments(
             scores, resized, {0, 2}, score_threshold=0, overlap_threshold=0.8
@@ -265,50 +284,42 @@ def test_masks_are_resized_before_what_follows(options):
         assert result["panoptic_seg"][1] == expected[1]
     if "instance" in options:
         expected = instances(scores, resized, None, max_instances=100)
-        assert torch.equal(result["instances"].scores, expected.scores)
-        assert result["instances"].image_size == (13, 17)
+        torch.testing.assert_close(result["instances"].scores, expected.scores)
+        assert result["instances"].image_size == OUTPUT
 
 
 def test_class_sums_are_resized_where_nothing_else_needs_masks():
-    scores, masks = random_scores(6, 3, 2), random_masks(6, 8, 12, 2)
+    scores, masks = random_scores(6, 3, 2), random_masks(6, *PADDED, 2)
     result = segment(scores, masks)
-    assert result.keys() == {"sem_seg"}
-    expected = resize_to_output(semantic_scores(scores, masks), **SIZES)
-    assert torch.equal(result["sem_seg"], expected)
+    assert result.keys() == {"label_map", "sem_seg"}
+    expected = resize_to_output(semantic_scores(scores, unresized(masks)))
+    torch.testing.assert_close(result["sem_seg"], expected)
+    assert torch.equal(result["label_map"], expected.argmax(dim=0))
 
 
-@pytest.mark.parametrize("options", [{}, {"panoptic": True, "instance": True}])
-def test_what_does_not_fit_the_gpu_is_tried_again(options, monkeypatch):
-    """Each step runs out of memory once, as PyTorch says it."""
-    scores, masks = random_scores(6, 3, 2), random_masks(6, 8, 12, 2)
-    expected, tried = segment(scores, masks, **options), []
+def test_scores_that_do_not_fit_the_gpu_are_tried_again(monkeypatch):
+    """They run out of memory once, as PyTorch says it."""
+    scores, masks = random_scores(6, 3, 2), random_masks(6, *PADDED, 2)
+    expected, tried = segment(scores, masks), []
+    compute = postprocess.class_scores
 
-    def fail_first(name):
-        step = getattr(postprocess, name)
+    def fail_first(*args):
+        tried.append(args)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return compute(*args)
 
-        def run(*args, **kwargs):
-            tried.append(name)
-            if tried.count(name) == 1:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-            return step(*args, **kwargs)
-
-        monkeypatch.setattr(postprocess, name, functools.wraps(step)(run))
-
-    steps = {"resize_to_output", "semantic_scores"}
-    steps |= {"panoptic_segments", "instances"} if options else set()
-    for name in steps:
-        fail_first(name)
-    result = segment(scores, masks, **options)
-    assert sorted(tried) == sorted([*steps, *steps])
+    monkeypatch.setattr(postprocess, "class_scores", fail_first)
+    result = segment(scores, masks)
+    assert len(tried) == 2
     assert torch.equal(result["sem_seg"], expected["sem_seg"])
-    assert result.keys() == expected.keys()
 
 
 def test_instances_are_of_things_only_where_panoptic_is_on():
     scores, masks = random_scores(6, 3, 2), random_masks(6, 8, 12, 2)
     every = segment(scores, masks, instance=True, semantic=False)
     things = segment(scores, masks, instance=True, panoptic=True)
-    assert every.keys() == {"instances"}
+    assert every.keys() == {"sem_seg", "instances"}
     assert set(every["instances"].pred_classes.tolist()) == {0, 1, 2}
     assert set(things["instances"].pred_classes.tolist()) == {0, 2}
     few = segment(scores, masks, instance=True, max_instances=4)

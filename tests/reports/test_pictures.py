@@ -161,9 +161,9 @@ def test_record_without_truth_gets_two_panels(scenes):
 def test_panels_have_a_readable_size(scenes, tmp_path, size, panel):
     path = tmp_path / "image.jpg"
     Image.fromarray(np.zeros((*size, 3), dtype=np.uint8)).save(path)
-    scores = torch.zeros(6, *size)
-    scores[1, :1] = 1
-    picture = draw_picture({"file_name": str(path)}, {"sem_seg": scores}, scenes.metadata)
+    labels = torch.zeros(size, dtype=torch.int64)
+    labels[:1] = 1
+    picture = draw_picture({"file_name": str(path)}, {"label_map": labels}, scenes.metadata)
     black = (picture == 0).all(axis=-1)
     assert black.any(axis=1).sum() == pytest.approx(panel[0], abs=2)
     assert panel[1] <= black.any(axis=0).sum() <= panel[1] * 2 + 16
@@ -175,7 +175,7 @@ def test_legend_of_a_narrow_image_is_not_cut_off(scenes, tmp_path):
     Image.fromarray(np.zeros((60, 3, 3), dtype=np.uint8)).save(path)
     names = [f"WWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWWW{i}" for i in range(6)]
     class_list = ClassList.from_strings("wide", names)
-    prediction = {"sem_seg": torch.ones(6, 60, 3)}
+    prediction = {"label_map": torch.zeros(60, 3, dtype=torch.int64)}
     picture = draw_picture({"file_name": str(path)}, prediction, scenes.metadata, class_list)
     assert (picture[:, -4:] == 255).all()
 
