@@ -12,13 +12,12 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
+from ita.data.placement import RandomPlacement, at_least_one_pixel
+from ita.data.reading import check_sizes, read_classes, read_image, read_segments
 from ita.data.registration import check_registered
 from ita.errors import UserError
 from ita.modeling.targets import SegmentMap
 
-# Gray value of image padding, before normalization (design section 6).
-PAD_VALUE = 128
 FLIPS = ("horizontal", "none")
 
 
@@ -63,15 +62,12 @@ class TrainingMapper:
         self.metadata = metadata
         self.image_size = image_size
         self.num_skipped = SharedCounter()
-        self._flip_and_resize = T.AugmentationList(
-            [
-                T.RandomFlip(prob=0.5 if flip == "horizontal" else 0.0),
-                _LargeScaleJitter(min_scale, max_scale, image_size, image_size),
-            ]
-        )
-        # 255 is void in 8-bit label maps; two such bytes are void in 16-bit ones.
-        self._crop_or_pad = T.FixedSizeCrop(
-            (image_size, image_size), pad=pad, pad_value=PAD_VALUE, seg_pad_value=255
+        self._placements = RandomPlacement(
+            image_size,
+            min_scale=min_scale,
+            max_scale=max_scale,
+            flip_probability=0.5 if flip == "horizontal" else 0.0,
+            pad=pad,
         )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -95,24 +91,20 @@ class TrainingMapper:
         height, width = image.shape[:2]
         labels, classes = self._targets(record)
         check_sizes(record, (height, width), labels.shape)
-        if (labels == _void(labels)).all():
+        if (labels == len(classes)).all():
             self.num_skipped.increment()
             return None
-        inputs = T.AugInput(image)
-        transforms = self._flip_and_resize(inputs)
-        valid_size = tuple(min(side, self.image_size) for side in inputs.image.shape[:2])
-        transforms = transforms + self._crop_or_pad(inputs)
-        labels = _transform_labels(transforms, labels)
+        placement = self._placements.draw(height, width)
         if "pan_seg_file_name" not in record:
-            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(classes)))
-            classes = present[present != _void(labels)].tolist()
-            labels = _relabel(labels, classes)
+            present = np.flatnonzero(np.bincount(placement.visible(labels).ravel())[: len(classes)])
+            labels, classes = _relabel(len(classes), present)[labels], present.tolist()
+        labels = placement.place_labels(labels, padding=len(classes))
         instances = PinnableInstances(labels.shape)
         instances.gt_classes = torch.as_tensor(np.asarray(classes, np.int64))
-        instances.gt_masks = _segment_map(labels, len(classes))
+        instances.gt_masks = SegmentMap(torch.from_numpy(labels), len(classes))
         return {
-            "image": _to_tensor(inputs.image),
-            "valid_size": valid_size,
+            "image": placement.place_image(image),
+            "valid_size": placement.valid_size,
             "instances": instances,
             "height": height,
             "width": width,
@@ -121,15 +113,19 @@ class TrainingMapper:
         }
 
     def _targets(self, record: Mapping[str, Any]) -> tuple[np.ndarray, Sequence[int]]:
-        """Load a compact label map (see :func:`_relabel`) and the class of each of its values."""
+        """Load a label map of the targets, in which the last value is void.
+
+        Returns:
+            uint8 [H, W] if it suffices, else int32; and the classes of the values 0, 1, ...
+        """
         if "pan_seg_file_name" in record:
             segments = record["segments_info"]
             kept = [i for i, segment in enumerate(segments) if not segment["iscrowd"]]
-            classes = [segments[i]["category_id"] for i in kept]
-            return _relabel(read_segment_index(record), kept), classes
-        labels = load_semantic_label(record, self.metadata)
-        all_classes = range(len(self.metadata.class_list))
-        return _relabel(labels, all_classes), all_classes
+            labels = read_segments(record, _relabel(len(segments), kept))
+            return labels, [segments[i]["category_id"] for i in kept]
+        classes = range(len(self.metadata.class_list))
+        values = _relabel(len(classes), classes)
+        return read_classes(record["sem_seg_file_name"], self.metadata, values), classes
 
 
 class SharedCounter:
@@ -207,7 +203,7 @@ class InferenceMapper:
 
     def map_image(self, image: np.ndarray) -> dict[str, Any]:
         """Map an image in memory, uint8 [H, W, 3] RGB, like a file with the same content."""
-        transform = _at_least_one_pixel(self._resize.get_transform(image))
+        transform = at_least_one_pixel(self._resize.get_transform(image))
         resized = transform.apply_image(image)
         height, width = image.shape[:2]
         return {"image": _to_tensor(resized), "height": height, "width": width}
@@ -224,57 +220,17 @@ class PinnableInstances(Instances):
         return pinned
 
 
-def _segment_map(labels: np.ndarray, count: int) -> SegmentMap:
-    # PyTorch has few operations on 16-bit unsigned integers.
-    dtype = np.uint8 if labels.dtype == np.uint8 else np.int32
-    return SegmentMap(torch.from_numpy(np.array(labels, dtype, order="C")), count)
-
-
-class _LargeScaleJitter(T.ResizeScale):
-    """ResizeScale with sides of at least 1 pixel."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        return _at_least_one_pixel(super().get_transform(image))
-
-
-def _at_least_one_pixel(resize: T.Transform) -> T.Transform:
-    """Replace sides of 0 pixels, to which Detectron2 rounds those of long, thin images."""
-    if not isinstance(resize, T.ResizeTransform):
-        return resize
-    height, width = max(resize.new_h, 1), max(resize.new_w, 1)
-    return T.ResizeTransform(resize.h, resize.w, height, width, resize.interp)
-
-
-def _relabel(labels: np.ndarray, kept: Sequence[int]) -> np.ndarray:
-    """Number the kept labels 0, 1, ... in order; all others become void.
+def _relabel(count: int, kept: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Number the kept ones of ``count`` labels 0, 1, ...; all others, and the last, are void.
 
     Returns:
-        uint8 [H, W] if it suffices, else uint16. The maximum value is void.
+        [count + 1] of uint8 if it suffices, else int32: the number of each label, and void, which
+        is the number of kept labels.
     """
-    dtype = np.uint8 if len(kept) <= np.iinfo(np.uint8).max else np.uint16
-    # One more entry than there are labels, so that -1 (unlabelled) finds void at the end.
-    table = np.full(int(labels.max()) + 2, np.iinfo(dtype).max, dtype)
-    values = np.asarray(kept, np.int64)
-    present = values < len(table) - 1
-    table[values[present]] = np.flatnonzero(present)
-    return table[labels]
-
-
-def _void(labels: np.ndarray) -> int:
-    return int(np.iinfo(labels.dtype).max)
-
-
-def _transform_labels(transforms: T.TransformList, labels: np.ndarray) -> np.ndarray:
-    """Transform a compact label map.
-
-    Detectron2 resizes 8-bit maps with PIL, like images, but other types by another rule that shifts
-    them by up to half a pixel. Therefore 16-bit maps are transformed byte by byte.
-    """
-    if labels.dtype == np.uint8:
-        return transforms.apply_segmentation(labels)
-    low = transforms.apply_segmentation((labels & 255).astype(np.uint8))
-    high = transforms.apply_segmentation((labels >> 8).astype(np.uint8))
-    return low | high.astype(np.uint16) << 8
+    numbers = np.full(count + 1, len(kept))
+    numbers[np.asarray(kept, np.int64)] = np.arange(len(kept))
+    # PyTorch has few operations on 16-bit unsigned integers.
+    return numbers.astype(np.uint8 if len(kept) <= np.iinfo(np.uint8).max else np.int32)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

@@ -1,6 +1,6 @@
 """Reading of images and label maps; errors name the file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ def read_image(path: str) -> np.ndarray:
         UserError: a missing file, or one that cannot be decoded as an image.
     """
     with _naming_file(path, "image"), Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
 
 
 def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -34,7 +35,7 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return read_image(str(image))
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        return _rgb(ImageOps.exif_transpose(image))
     if not isinstance(image, np.ndarray):
         raise UserError(
             "an image must be a path, a PIL image or a uint8 RGB array, not a "
@@ -46,6 +47,11 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
             f"{list(image.shape)}"
         )
     return image
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Convert to a writable array uint8 [H, W, 3], without copies of what is RGB already."""
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -62,7 +68,7 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def read_panoptic_ids(path: str) -> np.ndarray:
-    """Read a COCO panoptic PNG as segment ids, int64 [H, W]: R + 256 G + 256² B; 0 is unlabelled.
+    """Read a COCO panoptic PNG as segment ids, int32 [H, W]: R + 256 G + 256² B; 0 is unlabelled.
 
     Raises:
         UserError: a missing file, one that cannot be decoded, or one without colors.
@@ -70,29 +76,61 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     with _naming_file(path, "panoptic PNG"), Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA", "P"):
             raise UserError(f"{path} is not a panoptic PNG: segment ids are RGB colors")
-        color = np.asarray(image.convert("RGB")).astype(np.int64)
-    return color[..., 0] + (color[..., 1] << 8) + (color[..., 2] << 16)
+        color = image if image.mode == "RGB" else image.convert("RGB")
+        # PIL stores four bytes per pixel: the id, lowest byte first, and one without meaning.
+        pixels = np.frombuffer(color.tobytes("raw", "RGBX"), "<i4")
+    return (pixels & 0xFFFFFF).reshape(color.height, color.width)
+
+
+def read_segments(
+    record: Mapping[str, Any],
+    values: np.ndarray,
+    read_ids: Callable[[str], np.ndarray] = read_panoptic_ids,
+) -> np.ndarray:
+    """Read a record's panoptic PNG with a value for each segment.
+
+    Args:
+        record: record of the data set, with ``pan_seg_file_name`` and ``segments_info``.
+        values: [M + 1], the values of the M segments, then that of unlabelled pixels.
+        read_ids: reads the PNG.
+
+    Returns:
+        [H, W] of the type of ``values``.
+
+    Raises:
+        UserError: see :func:`read_panoptic_ids`; also an id missing in ``segments_info``.
+    """
+    path = record["pan_seg_file_name"]
+    ids = read_ids(path)
+    # Segments are regions: a row of pixels has few changes, and only they are looked up.
+    run_ids, lengths = runs(ids.ravel())
+    known = np.array([0, *(segment["id"] for segment in record["segments_info"])])
+    order = np.argsort(known, kind="stable")
+    position = np.searchsorted(known, run_ids, sorter=order).clip(max=len(known) - 1)
+    index = order[position]
+    unknown = known[index] != run_ids
+    if unknown.any():
+        raise UserError(f"{path}: segment id {run_ids[unknown][0]} is not in the panoptic json")
+    return np.repeat(values[index - 1], lengths).reshape(ids.shape)
+
+
+def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Split [N] into runs of equal values: the value of each run, and its length."""
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
+    return values[last], np.diff(last, prepend=-1)
 
 
 def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
     """Read a record's panoptic PNG as indices into its ``segments_info``.
 
     Returns:
-        int64 [H, W]; -1 where unlabelled.
+        int32 [H, W]; -1 where unlabelled.
 
     Raises:
-        UserError: see :func:`read_panoptic_ids`; also an id missing in ``segments_info``.
+        UserError: see :func:`read_segments`.
     """
-    path = record["pan_seg_file_name"]
-    ids = read_panoptic_ids(path)
-    known = np.array([0, *(segment["id"] for segment in record["segments_info"])])
-    order = np.argsort(known)
-    position = np.searchsorted(known, ids, sorter=order).clip(max=len(known) - 1)
-    index = order[position]
-    unknown = known[index] != ids
-    if unknown.any():
-        raise UserError(f"{path}: segment id {ids[unknown][0]} is not in the panoptic json")
-    return index - 1
+    count = len(record["segments_info"])
+    return read_segments(record, np.array([*range(count), -1], np.int32))
 
 
 def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.ndarray:
@@ -106,39 +144,56 @@ def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.n
         metadata: metadata of the data set (``label_ids``, ``ignored_label_values``, ...).
 
     Returns:
-        int64 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
+        int32 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
 
     Raises:
         UserError: an unreadable file or one with too few bits (names its path), or a label value
             that is neither a class nor ignored (names path and value).
     """
     if "sem_seg_file_name" in record:
-        return _semantic_map(record["sem_seg_file_name"], metadata)
+        values = np.array([*range(len(metadata.label_ids)), metadata.ignore_label], np.int32)
+        return read_classes(record["sem_seg_file_name"], metadata, values)
     classes = [segment["category_id"] for segment in record["segments_info"]]
-    return np.array([*classes, metadata.ignore_label], np.int64)[read_segment_index(record)]
+    return read_segments(record, np.array([*classes, metadata.ignore_label], np.int32))
 
 
-def _semantic_map(path: str, metadata: "Metadata") -> np.ndarray:
-    values = read_label_values(path)
+def read_classes(path: str, metadata: "Metadata", values: np.ndarray) -> np.ndarray:
+    """Read a semantic label map with a value for each class.
+
+    Args:
+        path: file of the label map.
+        metadata: metadata of the data set, see :func:`load_semantic_label`.
+        values: [C + 1], the values of the C classes, then that of unlabelled pixels.
+
+    Returns:
+        [H, W] of the type of ``values``.
+
+    Raises:
+        UserError: see :func:`load_semantic_label`.
+    """
+    labels = read_label_values(path)
     bits = getattr(metadata, "label_bits", 8)
-    if values.dtype.itemsize * 8 < bits:
+    if labels.dtype.itemsize * 8 < bits:
         raise UserError(
-            f"{path} has {values.dtype.itemsize * 8} bits per pixel, too few for the labels of "
+            f"{path} has {labels.dtype.itemsize * 8} bits per pixel, too few for the labels of "
             f"this data set, which have {bits}; prepare it again"
         )
-    table = np.full(MAX_LABEL_VALUES, -1, np.int64)
-    table[list(metadata.ignored_label_values)] = metadata.ignore_label
-    table[list(metadata.label_ids)] = np.arange(len(metadata.label_ids))
-    in_table = (values >= 0) & (values < MAX_LABEL_VALUES)
-    labels = table[np.where(in_table, values, 0)]
-    outside = (labels < 0) | ~in_table
-    if outside.any():
-        low, high = min(metadata.label_ids), max(metadata.label_ids)
+    label_ids = list(metadata.label_ids)
+    # One more entry for all values that no file of labels may have.
+    table = np.full(MAX_LABEL_VALUES + 1, -1)
+    table[list(metadata.ignored_label_values)] = len(label_ids)
+    table[label_ids] = np.arange(len(label_ids))
+    # As in read_segments, only the first pixel of each run is looked up.
+    run_labels, lengths = runs(labels.ravel())
+    in_table = (run_labels >= 0) & (run_labels < MAX_LABEL_VALUES)
+    index = table[np.where(in_table, run_labels, MAX_LABEL_VALUES)]
+    if (index < 0).any():
         raise UserError(
-            f"{path}: label {values[outside][0]} is outside the class list "
-            f"{metadata.class_list.name} (values {low} to {high} in these label maps)"
+            f"{path}: label {run_labels[index < 0][0]} is outside the class list "
+            f"{metadata.class_list.name} (values {min(label_ids)} to {max(label_ids)} in these "
+            "label maps)"
         )
-    return labels
+    return np.repeat(values[index], lengths).reshape(labels.shape)
 
 
 def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:

@@ -15,6 +15,7 @@ from ita.evaluation.hit_rate import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
 from ita.evaluation.panoptic import PanopticEvaluator
 from ita.evaluation.semantic import SemanticEvaluator
+from ita.evaluation.truth import GroundTruth
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +65,16 @@ def build_evaluator(
     skipped = [key for key, asked in requested.items() if asked and GROUND_TRUTH[key] not in tasks]
     if skipped:
         _warn_skipped(metadata, skipped)
+    truth = GroundTruth(metadata, class_list)
     evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list, train_class_list, seen)]
     if semantic:
-        evaluators.append(SemanticEvaluator(metadata, class_list, seen))
+        evaluators.append(SemanticEvaluator(truth, class_list, seen))
     if "panoptic_seg" in tasks:
-        evaluators.append(PanopticEvaluator(metadata, seen))
+        evaluators.append(PanopticEvaluator(metadata, truth, seen))
     if "segm" in tasks:
         evaluators.append(InstanceEvaluator(metadata))
     if dominant:
-        evaluators.append(DominantEvaluator(metadata, class_list, seen))
+        evaluators.append(DominantEvaluator(truth, class_list, seen))
     return DatasetEvaluators(evaluators)
 
 

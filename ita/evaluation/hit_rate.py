@@ -1,13 +1,13 @@
 """Hit rate of dominant category unearthing, and the segments of its text queries."""
 
 import numpy as np
-from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ita.classes import ClassList
+from ita.data.reading import runs
 from ita.evaluation.seen import percentage, shares_by_seen
-from ita.evaluation.semantic import load_checked_label
+from ita.evaluation.truth import GroundTruth
 
 
 class DominantEvaluator(DatasetEvaluator):
@@ -17,13 +17,13 @@ class DominantEvaluator(DatasetEvaluator):
     leave all objects to the learned queries.
 
     Args:
-        metadata: metadata of the data set.
+        truth: ground truth of the data set.
         class_list: class list in use, C classes.
         seen: [C], whether each class is seen in training.
     """
 
-    def __init__(self, metadata: Metadata, class_list: ClassList, seen: tuple[bool, ...]) -> None:
-        self._metadata = metadata
+    def __init__(self, truth: GroundTruth, class_list: ClassList, seen: tuple[bool, ...]) -> None:
+        self._truth = truth
         self._class_list = class_list
         self._seen = seen
         self.reset()
@@ -49,9 +49,9 @@ class DominantEvaluator(DatasetEvaluator):
             UserError: a label cannot be read or has an id outside the class list.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            label = load_checked_label(record, self._metadata, self._class_list)
-            label = label[label != self._metadata.ignore_label]
-            shown = np.bincount(label, minlength=len(self._class_list)) > 0
+            present, _ = runs(self._truth.classes(record).ravel())
+            # The first counts the ignored pixels, which are -1.
+            shown = np.bincount(present + 1, minlength=len(self._class_list) + 1)[1:] > 0
             dominant = output["dominant_classes"].cpu().numpy()
             self._num_dominant = len(dominant)
             self._shown += shown

@@ -1,17 +1,12 @@
 """Quality of segments regardless of class, and classification accuracy of matched segments."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from ita.evaluation.overlaps import Overlaps, Segments
 from ita.evaluation.seen import percentage, shares_by_seen
-
-VOID = 0
-# Segment ids are 24-bit colors.
-ID_BITS = 24
 
 
 @dataclass
@@ -69,11 +64,7 @@ class MaskCounts:
 
 
 def match_masks(
-    true_ids: np.ndarray,
-    true_segments: Sequence[Mapping[str, Any]],
-    predicted_ids: np.ndarray,
-    predicted_segments: Sequence[Mapping[str, Any]],
-    num_classes: int,
+    overlaps: Overlaps, true_segments: Segments, predicted_segments: Segments, num_classes: int
 ) -> MaskCounts:
     """Match the segments of one image by the rules of panoptic quality, but regardless of class.
 
@@ -82,43 +73,29 @@ def match_masks(
     counted if more than half of it is void or crowd, here of any class.
 
     Args:
-        true_ids: int64 [h, w], ground-truth segment ids, 0 void.
+        overlaps: of the two lists of segments.
         true_segments: {id, category_id, iscrowd}, with contiguous class ids.
-        predicted_ids: int64 [h, w], predicted segment ids, 0 void.
-        predicted_segments: {id, category_id}.
+        predicted_segments: {id, category_id}, likewise.
         num_classes: C.
     """
-    overlaps = _overlaps(true_ids, predicted_ids)
-    true_area: Counter[int] = Counter()
-    predicted_area: Counter[int] = Counter()
-    for (true_id, predicted_id), area in overlaps.items():
-        true_area[true_id] += area
-        predicted_area[predicted_id] += area
-    objects = {s["id"]: s["category_id"] for s in true_segments if not s["iscrowd"]}
-    ignored_ids = [VOID, *(s["id"] for s in true_segments if s["iscrowd"])]
-    predicted = {s["id"]: s["category_id"] for s in predicted_segments}
-
-    counts, matched_ids = MaskCounts.none(num_classes), set()
-    for (true_id, predicted_id), area in overlaps.items():
-        if true_id not in objects or predicted_id not in predicted:
-            continue
-        valid_area = predicted_area[predicted_id] - overlaps[VOID, predicted_id]
-        iou = area / (true_area[true_id] + valid_area - area)
-        if iou > 0.5:
-            counts.iou += iou
-            counts.matched[objects[true_id]] += 1
-            counts.right[objects[true_id]] += objects[true_id] == predicted[predicted_id]
-            matched_ids.add(predicted_id)
-    counts.missed = len(objects) - len(matched_ids)
-    for predicted_id in predicted.keys() - matched_ids:
-        ignored_area = sum(overlaps[ignored_id, predicted_id] for ignored_id in ignored_ids)
-        counts.false += ignored_area <= predicted_area[predicted_id] / 2
-    return counts
-
-
-def _overlaps(true_ids: np.ndarray, predicted_ids: np.ndarray) -> Counter[tuple[int, int]]:
-    """Number of common pixels of each pair of a ground-truth id and a predicted id."""
-    pairs = (true_ids.astype(np.int64) << ID_BITS) + predicted_ids
-    values, areas = np.unique(pairs, return_counts=True)
-    keys = zip((values >> ID_BITS).tolist(), (values % (1 << ID_BITS)).tolist(), strict=True)
-    return Counter(dict(zip(keys, areas.tolist(), strict=True)))
+    crowd = np.array([bool(s["iscrowd"]) for s in true_segments], bool)
+    true_classes, predicted_classes = (
+        np.array([s["category_id"] for s in segments], np.int64)
+        for segments in (true_segments, predicted_segments)
+    )
+    true, predicted = overlaps.true, overlaps.predicted
+    joint_area = overlaps.true_area[true] + overlaps.predicted_area[predicted]
+    iou = overlaps.area / (joint_area - overlaps.area - overlaps.void_area[predicted])
+    match = (iou > 0.5) & ~crowd[true]
+    matched_classes = true_classes[true[match]]
+    right = matched_classes == predicted_classes[predicted[match]]
+    ignored_area = overlaps.void_area + overlaps.predicted_sums(crowd[true])
+    false = ignored_area <= overlaps.predicted_area / 2
+    false[predicted[match]] = False
+    return MaskCounts(
+        iou=float(iou[match].sum()),
+        missed=int((~crowd).sum() - match.sum()),
+        false=int(false.sum()),
+        matched=np.bincount(matched_classes, minlength=num_classes),
+        right=np.bincount(matched_classes[right], minlength=num_classes),
+    )

@@ -1,22 +1,19 @@
-"""Panoptic quality by panopticapi, the reference implementation, and mask and class quality."""
+"""Panoptic quality as defined by panopticapi, and mask and class quality."""
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from panopticapi.evaluation import PQStat, pq_compute_single_core
-from panopticapi.utils import id2rgb
-from PIL import Image
+from panopticapi.evaluation import PQStat
 
-from ita.data.reading import read_panoptic_ids
 from ita.errors import UserError
 from ita.evaluation.masks import MaskCounts, match_masks
+from ita.evaluation.overlaps import Overlaps, Segments
+from ita.evaluation.quality import count_quality
+from ita.evaluation.truth import GroundTruth
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -29,10 +26,12 @@ class PanopticEvaluator(DatasetEvaluator):
 
     Args:
         metadata: metadata of the data set.
+        truth: ground truth of the data set.
         seen: [C], whether each class is seen in training.
     """
 
-    def __init__(self, metadata: Metadata, seen: tuple[bool, ...]) -> None:
+    def __init__(self, metadata: Metadata, truth: GroundTruth, seen: tuple[bool, ...]) -> None:
+        self._truth = truth
         self._root = Path(metadata.panoptic_root)
         self._json = Path(metadata.panoptic_json)
         self._categories, self._annotations = _read_annotations(self._json)
@@ -61,44 +60,27 @@ class PanopticEvaluator(DatasetEvaluator):
             if annotation is None:
                 raise UserError(f"image {record['image_id']} has no annotation in {self._json}")
             segment_map, segments = output["panoptic_seg"]
-            ids = segment_map.cpu().numpy()
-            self._counts += self._quality(annotation, ids, segments)
-            self._masks += self._match(annotation, ids, segments)
+            self._add(annotation, segment_map.cpu().numpy(), segments)
             self._image_ids.append(record["image_id"])
 
-    def _quality(self, annotation: dict, ids: np.ndarray, segments: list[dict]) -> PQStat:
-        """Count matched, missed and false segments of one image per class."""
+    def _add(self, annotation: dict, ids: np.ndarray, segments: Segments) -> None:
+        """Count matched, missed and false segments of one image per class, and regardless of it."""
         path = self._root / annotation["file_name"]
-        prediction = Image.fromarray(id2rgb(ids))
-        _check_size(path, prediction)
-        infos = [
-            {"id": s["id"], "category_id": self._category_ids[s["category_id"]]} for s in segments
-        ]
-        # panopticapi reads predictions from files, prints its progress, and prints the traceback
-        # of an exception before raising it.
-        with (
-            TemporaryDirectory(prefix="panoptic_quality_") as folder,
-            redirect_stdout(io.StringIO()),
-            redirect_stderr(io.StringIO()),
-        ):
-            prediction.save(Path(folder) / "prediction.png")
-            pair = annotation, {"file_name": "prediction.png", "segments_info": infos}
-            # Predicting a class that is missing from the json is wrong, but not an error. No mean
-            # includes the class, because it does not occur.
-            categories = self._categories.keys() | self._class_ids.keys()
-            try:
-                return pq_compute_single_core(0, [pair], self._root, folder, categories)
-            except (OSError, KeyError, ValueError, SyntaxError) as error:
-                raise UserError(f"cannot compare with panoptic label {path}: {error}") from error
-
-    def _match(self, annotation: dict, ids: np.ndarray, segments: list[dict]) -> MaskCounts:
-        """Count matched, missed and false segments of one image regardless of class."""
-        true_segments = [
-            {**s, "category_id": self._class_ids[s["category_id"]]}
-            for s in annotation["segments_info"]
-        ]
-        true_ids = read_panoptic_ids(str(self._root / annotation["file_name"]))
-        return match_masks(true_ids, true_segments, ids, segments, len(self._seen))
+        true_ids = self._truth.segment_ids(str(path))
+        _check_size(path, true_ids, ids)
+        # The last one of an id counts, as in panopticapi.
+        infos = list({info["id"]: info for info in annotation["segments_info"]}.values())
+        overlaps = Overlaps.of_maps(true_ids, infos, ids, segments)
+        _check_ids(path, overlaps, segments)
+        # Predicting a class that is missing from the json is wrong, but not an error. No mean
+        # includes the class, because it does not occur.
+        categories = [self._category_ids[segment["category_id"]] for segment in segments]
+        try:
+            self._counts += count_quality(overlaps, infos, categories)
+        except KeyError as error:
+            raise UserError(f"cannot compare with panoptic label {path}: no {error}") from error
+        infos = [{**info, "category_id": self._class_ids[info["category_id"]]} for info in infos]
+        self._masks += match_masks(overlaps, infos, segments, len(self._seen))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Sum the counts of all ranks.
@@ -163,14 +145,20 @@ def _read_annotations(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
         raise UserError(f"cannot read panoptic json {path}: {error}") from error
 
 
-def _check_size(path: Path, prediction: Image.Image) -> None:
-    try:
-        with Image.open(path) as label:
-            size = label.size
-    except OSError as error:
-        raise UserError(f"cannot read panoptic label {path}: {error}") from error
-    if size != prediction.size:
+def _check_size(path: Path, label: np.ndarray, prediction: np.ndarray) -> None:
+    if label.shape != prediction.shape:
+        (height, width), (predicted_height, predicted_width) = label.shape, prediction.shape
         raise UserError(
-            f"{path} is {size[0]} × {size[1]} (width × height), but the prediction is "
-            f"{prediction.size[0]} × {prediction.size[1]}"
+            f"{path} is {width} × {height} (width × height), but the prediction is "
+            f"{predicted_width} × {predicted_height}"
         )
+
+
+def _check_ids(path: Path, overlaps: Overlaps, segments: Segments) -> None:
+    """Check that every predicted id has a segment, and every segment pixels."""
+    problem = f"the prediction for {path} is inconsistent: segment"
+    if overlaps.unknown:
+        raise UserError(f"{problem} {overlaps.unknown[0]} is on the map, but not in the list")
+    if not overlaps.predicted_area.all():
+        segment = segments[int(overlaps.predicted_area.argmin())]
+        raise UserError(f"{problem} {segment['id']} is in the list, but not on the map")

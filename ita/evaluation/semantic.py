@@ -2,15 +2,13 @@
 
 import numpy as np
 import torch
-from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ita.classes import ClassList
-from ita.data.reading import load_semantic_label
 from ita.errors import UserError
 from ita.evaluation.seen import harmonic_mean, split_by_seen
-from ita.modeling.postprocess import label_map
+from ita.evaluation.truth import GroundTruth, label_name
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -21,57 +19,69 @@ class SemanticEvaluator(DatasetEvaluator):
     also computes boundary IoU and an RLE dump of every class of every image.
 
     Args:
-        metadata: metadata of the data set.
+        truth: ground truth of the data set.
         class_list: class list in use, C classes.
         seen: [C], whether each class is seen in training.
     """
 
-    def __init__(self, metadata: Metadata, class_list: ClassList, seen: tuple[bool, ...]) -> None:
-        self._metadata = metadata
+    def __init__(self, truth: GroundTruth, class_list: ClassList, seen: tuple[bool, ...]) -> None:
+        self._truth = truth
         self._class_list = class_list
         self._seen = seen
         self.reset()
 
     def reset(self) -> None:
         """Reset the confusion matrix."""
-        # Rows: ground-truth class, columns: predicted class. Ignored pixels are excluded.
-        self._confusion = np.zeros((len(self._class_list),) * 2, dtype=np.int64)
+        # Pixels of each pair of a ground-truth class (rows) and a predicted class (columns), as a
+        # flat matrix on the device of the predictions. The first row counts the ignored pixels.
+        classes = len(self._class_list)
+        self._confusion = torch.zeros((classes + 1) * classes, dtype=torch.int64)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add images to the confusion matrix.
 
         Args:
             inputs: test records with the annotation fields of their data set.
-            outputs: model outputs; ``sem_seg`` is [C, h, w] scores at the label's size.
+            outputs: model outputs at the label's size: ``label_map``, the class of each pixel
+                [h, w], or else ``sem_seg``, the scores of the classes [C, h, w].
 
         Raises:
             UserError: prediction and label differ in size, or an id is outside the class list.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            prediction = self._predicted_classes(output["sem_seg"])
-            label = load_checked_label(record, self._metadata, self._class_list)
-            self._add(label_name(record), label, prediction)
+            prediction = self._predicted_classes(output)
+            label = self._truth.classes(record)
+            self._add(label_name(record), torch.from_numpy(label), prediction)
 
-    def _predicted_classes(self, scores: torch.Tensor) -> np.ndarray:
-        """Convert scores [C, h, w] on any device to class ids [h, w] on the CPU."""
-        if len(scores) != len(self._class_list):
+    def _predicted_classes(self, output: dict) -> torch.Tensor:
+        """Class ids [h, w] of a model's output, on its device."""
+        if "label_map" in output:
+            classes = output["label_map"]
+            count = int(classes.max()) + 1 if classes.numel() else 0
+            fits = count <= len(self._class_list)
+        else:
+            classes, count = output["sem_seg"].argmax(dim=0), len(output["sem_seg"])
+            fits = count == len(self._class_list)
+        if not fits:
             raise UserError(
-                f"the model scores {len(scores)} classes, but class list {self._class_list.name} "
-                f"has {len(self._class_list)}"
+                f"the model predicts {count} classes, but class list {self._class_list.name} has "
+                f"{len(self._class_list)}"
             )
-        return label_map(scores).cpu().numpy()
+        return classes
 
-    def _add(self, name: str, label: np.ndarray, prediction: np.ndarray) -> None:
+    def _add(self, name: str, label: torch.Tensor, prediction: torch.Tensor) -> None:
         if label.shape != prediction.shape:
             raise UserError(
                 f"{name}: the label is {_size(label)} but the prediction is {_size(prediction)}; "
                 "check that the label belongs to the image, and the record's height and width"
             )
-        classes = len(self._class_list)
-        valid = label != self._metadata.ignore_label
-        pairs = label[valid] * classes + prediction[valid]
-        counts = np.bincount(pairs, minlength=classes * classes)
-        self._confusion += counts.reshape(classes, classes)
+        device = prediction.device
+        # Ignored pixels are -1. 32 bits hold the pairs of up to 46,000 classes.
+        pairs = (label.to(device) + 1) * len(self._class_list) + prediction.int()
+        one = torch.ones(1, dtype=torch.int64, device=device)
+        # Faster than torch.bincount with many classes, which makes another matrix.
+        self._confusion = self._confusion.to(device)
+        self._confusion.index_add_(0, pairs.flatten(), one.expand(pairs.numel()))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Sum the confusion matrices of all ranks.
@@ -79,7 +89,9 @@ class SemanticEvaluator(DatasetEvaluator):
         Returns:
             {"sem_seg": metrics in percent, see ``semantic_metrics``}; None on ranks other than 0.
         """
-        matrices = comm.gather(self._confusion)
+        classes = len(self._class_list)
+        confusion = self._confusion.unflatten(0, (classes + 1, classes))[1:]
+        matrices = comm.gather(confusion.cpu().numpy())
         if not comm.is_main_process():
             return None
         return {"sem_seg": semantic_metrics(sum(matrices), self._class_list, self._seen)}
@@ -123,30 +135,9 @@ def class_keys(class_list: ClassList) -> list[str]:
     return [f"IoU-{label_id}:{name}" for label_id, name in pairs]
 
 
-def load_checked_label(record: dict, metadata: Metadata, class_list: ClassList) -> np.ndarray:
-    """Load the ground-truth class of each pixel, int64 [h, w], or the metadata's ignore_label.
-
-    Raises:
-        UserError: see ``load_semantic_label``; also if an id is outside the class list.
-    """
-    label = load_semantic_label(record, metadata)
-    outside = (label != metadata.ignore_label) & ((label < 0) | (label >= len(class_list)))
-    if outside.any():
-        raise UserError(
-            f"{label_name(record)}: class index {label[outside][0]} is outside class list "
-            f"{class_list.name} of {len(class_list)} classes"
-        )
-    return label
-
-
-def label_name(record: dict) -> str:
-    """Path of the label, to name in error messages about a record."""
-    return record.get("sem_seg_file_name") or record.get("pan_seg_file_name", record["file_name"])
-
-
 def _mean(values: np.ndarray) -> float:
     return 100 * float(values.mean()) if values.size else float("nan")
 
 
-def _size(array: np.ndarray) -> str:
+def _size(array: torch.Tensor) -> str:
     return " × ".join(map(str, array.shape)) + " (height × width)"

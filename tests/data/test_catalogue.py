@@ -78,7 +78,7 @@ def test_ade_labels_raw_or_prepared(tmp_path, monkeypatch):
     (record,) = DatasetCatalog.get(ADE)
     metadata = MetadataCatalog.get(ADE)
     raw = load_semantic_label(record, metadata)
-    assert raw.dtype == np.int64
+    assert raw.dtype == np.int32
     assert (raw[:, :4] == 255).all()
     assert (raw[:, 4:] == 7).all()
     assert metadata.stuff_classes[7] == "bed"

@@ -48,7 +48,8 @@ def test_without_padding_the_image_is_as_at_inference(quarters):
     assert mapped["valid_size"] == mapped["image"].shape[1:] == (20, 30)
     assert mapped["instances"].image_size == (20, 30)
     as_at_inference = InferenceMapper(min_size=20, max_size=30)(record)["image"]
-    assert torch.equal(mapped["image"], as_at_inference)
+    # But for the rounding of PyTorch's resizing in training, and PIL's at inference.
+    assert (mapped["image"].int() - as_at_inference.int()).abs().max() <= 2
 
 
 def test_crowd_and_void_are_no_targets(quarters):

@@ -65,7 +65,7 @@ def test_semantic_values_are_the_ids_of_the_class_list(semantic):
     (record,) = semantic([values], ignored_values=(0, 255))
     label = load_semantic_label(record, MetadataCatalog.get("mini"))
     np.testing.assert_array_equal(label, [[0, 1, 2], [3, 255, 255]])
-    assert label.dtype == np.int64
+    assert label.dtype == np.int32
 
 
 def test_palette_png_is_read_by_index(semantic, tmp_path):
@@ -104,7 +104,7 @@ def test_color_png_is_no_label_map(semantic):
 def test_label_from_panoptic_holds_crowds_too(quarters):
     (record,) = quarters.register()
     label = load_semantic_label(record, MetadataCatalog.get("mini"))
-    assert label.dtype == np.int64
+    assert label.dtype == np.int32
     assert (label[:20, :30] == PERSON).all()
     assert (label[:20, 30:] == DOG).all()
     assert (label[20:, 30:] == GRASS).all()

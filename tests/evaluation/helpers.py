@@ -4,6 +4,7 @@ from ita.evaluation.hit_rate import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
 from ita.evaluation.panoptic import PanopticEvaluator
 from ita.evaluation.semantic import SemanticEvaluator
+from ita.evaluation.truth import GroundTruth
 from tests.evaluation.scenes import SEEN, random_prediction
 
 
@@ -20,13 +21,19 @@ def evaluate(evaluator, records, outputs):
     return metrics
 
 
+def truth(scenes):
+    return GroundTruth(scenes.metadata, scenes.class_list)
+
+
 def semantic(scenes, outputs, seen=SEEN):
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, seen)
+    evaluator = SemanticEvaluator(truth(scenes), scenes.class_list, seen)
     return evaluate(evaluator, scenes.records, outputs)
 
 
 def panoptic(scenes, outputs, seen=SEEN):
-    return evaluate(PanopticEvaluator(scenes.metadata, seen), scenes.records, outputs)
+    return evaluate(
+        PanopticEvaluator(scenes.metadata, truth(scenes), seen), scenes.records, outputs
+    )
 
 
 def instance(scenes, outputs):
@@ -34,5 +41,5 @@ def instance(scenes, outputs):
 
 
 def dominant(scenes, outputs, seen=SEEN):
-    evaluator = DominantEvaluator(scenes.metadata, scenes.class_list, seen)
+    evaluator = DominantEvaluator(truth(scenes), scenes.class_list, seen)
     return evaluate(evaluator, scenes.records, outputs)

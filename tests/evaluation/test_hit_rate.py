@@ -9,7 +9,8 @@ from PIL import Image
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.evaluation.hit_rate import DominantEvaluator
-from tests.evaluation.helpers import dominant, predictions
+from ita.evaluation.truth import GroundTruth
+from tests.evaluation.helpers import dominant, predictions, truth
 from tests.evaluation.scenes import perfect_prediction
 
 CLASSES = ClassList.from_strings("five", ["cat", "dog, puppy", "sky", "sea", "sand"])
@@ -28,7 +29,7 @@ def run(tmp_path, *images, seen=SEEN):
         ignored_label_values=(IGNORE,),
         label_ids=tuple(range(5)),
     )
-    evaluator = DominantEvaluator(metadata, CLASSES, seen)
+    evaluator = DominantEvaluator(GroundTruth(metadata, CLASSES), CLASSES, seen)
     for number, (label, found, *segmented) in enumerate(images):
         path = tmp_path / f"{number}.png"
         Image.fromarray(np.array([label], dtype=np.uint8)).save(path)
@@ -109,6 +110,6 @@ def test_segment_outside_the_list_is_an_error_with_the_file(scenes):
     record, output = scenes.records[0], perfect_prediction(scenes.records[0])
     segment = {**record["segments_info"][0], "category_id": 6}
     record = {**record, "segments_info": [segment, *record["segments_info"][1:]]}
-    evaluator = DominantEvaluator(scenes.metadata, scenes.class_list, (True,) * 6)
+    evaluator = DominantEvaluator(truth(scenes), scenes.class_list, (True,) * 6)
     with pytest.raises(UserError, match=r"scene_100\.png.* 6 "):
         evaluator.process([record], [output])

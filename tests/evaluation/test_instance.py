@@ -59,6 +59,27 @@ def test_masks_may_be_numbers(scenes):
     assert instance(scenes, predictions(scenes, as_numbers)) == pytest.approx(expected, nan_ok=True)
 
 
+def test_ids_of_images_may_be_strings(scenes, scenes_folder, tmp_path):
+    """As in ADE20K and Cityscapes."""
+    folder = shutil.copytree(scenes_folder, tmp_path / "copy")
+    for name in ("instances.json", "panoptic.json"):
+        content = json.loads((folder / name).read_text())
+        for image in content["images"]:
+            image["id"] = f"scene {image['id']}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"scene {annotation['image_id']}"
+        (folder / name).write_text(json.dumps(content))
+    outputs = predictions(scenes)
+    with registered(folder, "strings") as named:
+        assert instance(named, outputs) == pytest.approx(instance(scenes, outputs), nan_ok=True)
+
+
+def test_metrics_may_be_asked_for_twice(scenes):
+    evaluator = InstanceEvaluator(scenes.metadata)
+    metrics = evaluate(evaluator, scenes.records, predictions(scenes))
+    assert evaluator.evaluate()["segm"] == pytest.approx(metrics, nan_ok=True)
+
+
 def test_only_the_best_100_detections_of_an_image_count(scenes_folder, tmp_path):
     folder = _with_one_object(scenes_folder, tmp_path)
     with registered(folder, "one_object") as scenes:

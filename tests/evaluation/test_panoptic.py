@@ -10,7 +10,7 @@ import torch
 
 from ita.errors import UserError
 from ita.evaluation.panoptic import PanopticEvaluator
-from tests.evaluation.helpers import evaluate, panoptic, predictions
+from tests.evaluation.helpers import evaluate, panoptic, predictions, truth
 from tests.evaluation.scenes import (
     ABSENT,
     CATEGORY_IDS,
@@ -90,7 +90,7 @@ def test_outputs_are_left_as_they_are_and_nothing_stays_on_disk(scenes, tmp_path
 
 
 def test_image_without_prediction_is_an_error(scenes):
-    evaluator = PanopticEvaluator(scenes.metadata, SEEN)
+    evaluator = PanopticEvaluator(scenes.metadata, truth(scenes), SEEN)
     with pytest.raises(UserError, match=r"1 images of .*panoptic\.json .*image 118"):
         evaluate(evaluator, scenes.records[:-1], predictions(scenes)[:-1])
 
@@ -98,7 +98,9 @@ def test_image_without_prediction_is_an_error(scenes):
 def test_prediction_of_another_size_is_an_error_with_the_file(scenes):
     output = {"panoptic_seg": (torch.zeros(5, 6, dtype=torch.int32), [])}
     with pytest.raises(UserError, match=r"scene_100\.png is 101 × 78 .* 6 × 5"):
-        PanopticEvaluator(scenes.metadata, SEEN).process(scenes.records[:1], [output])
+        PanopticEvaluator(scenes.metadata, truth(scenes), SEEN).process(
+            scenes.records[:1], [output]
+        )
 
 
 @pytest.mark.parametrize("kept", [0, 30, 300])
@@ -107,7 +109,7 @@ def test_truncated_truth_is_one_line_with_the_file(scenes, scenes_folder, tmp_pa
     path = folder / "panoptic/scene_100.png"
     path.write_bytes(path.read_bytes()[:kept])
     with registered(folder, "truncated") as broken:
-        evaluator = PanopticEvaluator(broken.metadata, SEEN)
+        evaluator = PanopticEvaluator(broken.metadata, truth(broken), SEEN)
         with pytest.raises(UserError, match=r"copy/panoptic/scene_100\.png") as error:
             evaluator.process(broken.records[:1], [perfect_prediction(scenes.records[0])])
     assert "\n" not in str(error.value)
@@ -120,7 +122,7 @@ def test_broken_json_is_one_line_with_the_file(scenes, tmp_path, content):
     path.write_text(content)
     metadata = SimpleNamespace(panoptic_json=str(path), panoptic_root=str(tmp_path), thing_ids=())
     with pytest.raises(UserError, match=r"panoptic\.json"):
-        PanopticEvaluator(metadata, SEEN)
+        PanopticEvaluator(metadata, truth(scenes), SEEN)
 
 
 def test_without_stuff_only_its_numbers_are_missing(scenes_folder, tmp_path):

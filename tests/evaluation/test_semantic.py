@@ -9,7 +9,8 @@ from PIL import Image
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.evaluation.semantic import SemanticEvaluator
-from tests.evaluation.helpers import predictions, semantic
+from ita.evaluation.truth import GroundTruth
+from tests.evaluation.helpers import predictions, semantic, truth
 from tests.evaluation.scenes import ABSENT, CATEGORY_IDS, SEEN, perfect_prediction
 
 IGNORE = 65535
@@ -26,7 +27,9 @@ def run(tmp_path, label, prediction, classes, seen=()):
         label_ids=tuple(range(classes)),
     )
     flags = tuple(i in seen for i in range(classes))
-    evaluator = SemanticEvaluator(metadata, metadata.class_list, flags)
+    evaluator = SemanticEvaluator(
+        GroundTruth(metadata, metadata.class_list), metadata.class_list, flags
+    )
     scores = torch.nn.functional.one_hot(torch.tensor(prediction), classes).permute(2, 0, 1)
     record = {"file_name": "image.png", "sem_seg_file_name": str(path)}
     evaluator.process([record], [{"sem_seg": scores.float()}])
@@ -119,23 +122,44 @@ def test_segment_outside_the_list_is_an_error_with_the_file(scenes):
     record, output = scenes.records[0], perfect_prediction(scenes.records[0])
     segment = {**record["segments_info"][0], "category_id": 6}
     record = {**record, "segments_info": [segment, *record["segments_info"][1:]]}
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, SEEN)
+    evaluator = SemanticEvaluator(truth(scenes), scenes.class_list, SEEN)
     with pytest.raises(UserError, match=r"scene_100\.png.* 6 "):
         evaluator.process([record], [output])
 
 
 def test_scores_of_another_list_are_an_error(scenes):
-    evaluator = SemanticEvaluator(scenes.metadata, scenes.class_list, SEEN)
+    evaluator = SemanticEvaluator(truth(scenes), scenes.class_list, SEEN)
     with pytest.raises(UserError, match="7 classes"):
         evaluator.process(scenes.records[:1], [{"sem_seg": torch.zeros(7, 4, 4)}])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_label_map_comes_before_scores(scenes, dtype):
+    outputs = predictions(scenes)
+    expected = semantic(scenes, outputs)
+    for output in outputs:
+        output["label_map"] = output["sem_seg"].argmax(dim=0).to(dtype)
+        output["sem_seg"] = torch.zeros_like(output["sem_seg"])
+    assert semantic(scenes, outputs) == pytest.approx(expected, nan_ok=True)
+
+
+def test_label_map_of_another_list_is_an_error(scenes):
+    evaluator = SemanticEvaluator(truth(scenes), scenes.class_list, SEEN)
+    size = scenes.records[0]["height"], scenes.records[0]["width"]
+    with pytest.raises(UserError, match="7 classes"):
+        evaluator.process(scenes.records[:1], [{"label_map": torch.full(size, 6)}])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_are_not_copied(tmp_path, dtype):
     scores = torch.zeros(200, 100, 120, dtype=dtype)
-    metadata = SimpleNamespace(ignore_label=IGNORE)
-    evaluator = SemanticEvaluator(metadata, class_list(200), (True,) * 200)
+    path = tmp_path / "label.png"
+    Image.fromarray(np.zeros((100, 120), np.uint8)).save(path)
+    metadata = SimpleNamespace(ignore_label=IGNORE, ignored_label_values=(), label_ids=range(200))
+    classes = class_list(200)
+    evaluator = SemanticEvaluator(GroundTruth(metadata, classes), classes, (True,) * 200)
+    record = {"file_name": "image.png", "sem_seg_file_name": str(path)}
     with torch.profiler.profile(profile_memory=True) as profile:
-        evaluator._predicted_classes(scores)
+        evaluator.process([record], [{"sem_seg": scores}])
     allocated = sum(max(0, e.self_cpu_memory_usage) for e in profile.events())
     assert 0 < allocated < scores.numel() * scores.element_size() / 2
