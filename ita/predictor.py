@@ -1,7 +1,7 @@
 """Loading of trained models, and segmentation of images in one call."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
@@ -17,12 +17,14 @@ from ita.data.catalogue import TEST_SIZE
 from ita.data.mapper import InferenceMapper
 from ita.data.reading import as_rgb
 from ita.engine.loading import load_model
+from ita.engine.precision import native_dtype
 from ita.engine.setup import choose_device
 from ita.errors import UserError
 from ita.files import PACKAGE, find_file
-from ita.meta_arch import ITA
+from ita.meta_arch import ITA, EncodedImages
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.storage import reason
+from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.segmenter import Segmentation, Segmenter
 
@@ -31,6 +33,9 @@ ImageLike = str | Path | Image.Image | np.ndarray
 # Synonyms separated by commas, one string per class; or a class list.
 Classes = Sequence[str] | ClassList
 
+# Precisions of matrix products; "auto" selects the device's.
+AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 # Images per forward pass.
 MAX_BATCH = 4
 TOY_MODEL = PACKAGE / "toy" / "model"
@@ -42,6 +47,7 @@ def load(
     weights: str | Path = "",
     device: str | torch.device | None = None,
     overrides: Sequence[str] = (),
+    precision: str = AUTO,
 ) -> "Predictor":
     """Load a trained model.
 
@@ -53,6 +59,8 @@ def load(
         device: device of the model, such as "cpu" or "cuda:1". None selects ``MODEL.DEVICE`` of the
             config, or the CPU if that is a GPU and none is visible.
         overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
+        precision: of matrix products, one of :data:`PRECISIONS`. "auto" selects float16 on GPUs,
+            bfloat16 on CPUs that have instructions for it, else float32.
 
     Returns:
         The model in evaluation mode. Its training class list, which determines the seen classes, is
@@ -61,8 +69,10 @@ def load(
 
     Raises:
         UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit, or the
-            device cannot be used.
+            device or the precision cannot be used.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
     if config is None:
         if weights:
             raise UserError(f"weights {weights} need the config of their model")
@@ -79,7 +89,8 @@ def load(
     mapper = InferenceMapper.for_test_size(
         TEST_SIZE, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST
     )
-    return Predictor(model, inference_options(cfg), mapper)
+    dtype = native_dtype(model.device) if precision == AUTO else getattr(torch, precision)
+    return Predictor(model, inference_options(cfg), mapper, dtype)
 
 
 class Predictor:
@@ -93,18 +104,28 @@ class Predictor:
         options: inference options of the config, semantic results only.
     """
 
-    def __init__(self, model: ITA, options: InferenceOptions, mapper: InferenceMapper) -> None:
+    def __init__(
+        self,
+        model: ITA,
+        options: InferenceOptions,
+        mapper: InferenceMapper,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Wrap a model.
 
         Args:
-            model: model with its final weights.
+            model: model with its final weights; with a lower precision, those of its image encoder
+                are stored in it.
             options: inference options.
             mapper: resizes images for inference.
+            dtype: precision of matrix products.
         """
-        self.model = model
+        self.model, self.dtype = model, dtype
+        if dtype != torch.float32:
+            model.backbone.store_stages(dtype)
         self.options = replace(options, semantic=True, panoptic=False, instance=False)
         self._mapper = mapper
-        self._text = TextEncoder(model.backbone)
+        self._text = TextEncoder(model.backbone, cache=FeatureCache.of_user())
         # The last one; replaced as a whole, so that threads never see half of it.
         self._segmenter: Segmenter | None = None
 
@@ -145,7 +166,7 @@ class Predictor:
             UserError: an image is unreadable or not RGB, or the classes are invalid.
         """
         if isinstance(images, ImageLike):
-            return self.segment([images], classes)[0]
+            return self.encode(images).segment(classes)
         if not isinstance(images, list | tuple):
             raise UserError(
                 "images are a path, a PIL image, a uint8 RGB array, or a list of these, not "
@@ -159,12 +180,60 @@ class Predictor:
             indices = list(group)
             for start in range(0, len(indices), MAX_BATCH):
                 batch = indices[start : start + MAX_BATCH]
-                segmented = segmenter.segment([records[i] for i in batch])
+                with self.autocast():
+                    segmented = segmenter.segment([records[i] for i in batch])
                 results |= dict(zip(batch, segmented, strict=True))
         return [results[i] for i in range(len(records))]
 
+    @torch.no_grad()
+    def encode(self, image: ImageLike) -> "EncodedImage":
+        """Compute the features of an image that do not depend on the classes.
+
+        Args:
+            image: path, PIL image or uint8 RGB array [H, W, 3].
+
+        Returns:
+            The image, to be segmented into any number of class lists in a fraction of the time.
+
+        Raises:
+            UserError: the image is unreadable or not RGB.
+        """
+        with self.autocast():
+            return EncodedImage(self, self.model.encode_images([self._record(image)]))
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.model.device.type, self.dtype, enabled=enabled)
+
     def _record(self, image: ImageLike) -> dict[str, Any]:
         return self._mapper.map_image(as_rgb(image))
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image with its features, as returned by :meth:`Predictor.encode`.
+
+    Attributes:
+        predictor: the model that computed the features.
+        features: the features of this one image.
+    """
+
+    predictor: Predictor
+    features: EncodedImages
+
+    def segment(self, classes: Classes) -> Segmentation:
+        """Segment the image; only the decoder runs.
+
+        Args:
+            classes: as in :meth:`Predictor.segment`.
+
+        Raises:
+            UserError: the classes are invalid.
+        """
+        segmenter = self.predictor.segmenter(classes)
+        with self.predictor.autocast():
+            return segmenter.segment_encoded(self.features)[0]
 
 
 def _shape(record: Mapping[str, Any]) -> tuple[int, ...]:

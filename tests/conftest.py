@@ -15,6 +15,7 @@ from ita.modeling.decoder import Decoder
 from ita.modeling.dominant import DominantCategories
 from ita.modeling.matcher import HungarianMatcher
 from ita.modeling.pixel_decoder import PixelDecoder
+from ita.modeling.text_cache import FOLDER_VARIABLE
 from tests.recipe import CRITERION, MATCHER
 
 TOY_CLIP = PACKAGE / "toy" / "clip"
@@ -26,6 +27,14 @@ RESNET = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
 TRAIN_CLASSES = ("cat", "dog, puppy", "sky", "grass, lawn, meadow", "car")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_user_cache():
+    """Tests, and the processes that they start, neither read nor write the user's files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, "")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -197,6 +197,38 @@ def test_the_same_classes_are_encoded_once(toy, scene, monkeypatch):
     assert len(made) == 2
 
 
+def test_an_image_is_encoded_once_for_many_class_lists(toy, scene, monkeypatch):
+    image = scene[0]
+    lists = ["red circle", "grass"], ["water", "blue star", "sand"]
+    expected = [toy.segment(image, classes) for classes in lists]
+    encoded = toy.encode(image)
+    monkeypatch.setattr(toy.model, "encode_images", None)
+    for classes, result in zip(lists, expected, strict=True):
+        ours = encoded.segment(classes)
+        assert (ours.label_map == result.label_map).all()
+        assert ours.names == result.names
+
+
+def test_low_precision_gives_the_same_labels(toy, scene):
+    classes = ["red circle", "striped star, stripy pentagram", "grass", "water", "sand"]
+    image = scene[0]
+    low = ita.load(precision="bfloat16")
+    assert low.dtype == low.model.backbone.tower.dtype == torch.bfloat16
+    expected, encoded = toy.segment(image, classes).label_map, low.encode(image)
+    for ours in (encoded.segment(classes), low.segment([image], classes)[0]):
+        assert (ours.label_map == expected).mean() > 0.99
+    # Features of the image encoder itself were rounded.
+    exact = toy.encode(image).features.dense
+    assert 0 < (encoded.features.dense - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_precisions_by_name():
+    assert ita.load(precision="float32").dtype == torch.float32
+    assert ita.load().dtype in (torch.float32, torch.bfloat16)
+    with pytest.raises(UserError, match="'half'; it must be auto, float32, bfloat16, float16"):
+        ita.load(precision="half")
+
+
 def test_a_predictor_can_be_copied_and_sent_to_a_process(toy, scene):
     expected = toy.segment(scene[0], CLASSES).label_map
     for other in (copy.deepcopy(toy), cloudpickle.loads(cloudpickle.dumps(toy))):

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ita.cli import garbage_collection_paused
 from ita.errors import UserError
 
 
@@ -31,17 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
     add("--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)")
     add("--device", help="device, such as cuda (default: that of the config)")
+    add(
+        "--precision",
+        default="auto",
+        metavar="TYPE",
+        help="float32, bfloat16, float16 or auto, the fastest of the device (default: auto)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Segment the images one by one; unreadable ones are reported and skipped."""
-    from ita.classes import choose_classes
-    from ita.data.reading import read_image
-    from ita.files import write_atomically
-    from ita.predictor import load
-    from ita.reports.label_maps import encode_label_png
-    from ita.reports.pictures import draw_segmentation, write_picture
+    with garbage_collection_paused():
+        from ita.classes import choose_classes
+        from ita.data.reading import read_image
+        from ita.files import write_atomically
+        from ita.predictor import load
+        from ita.reports.label_maps import encode_label_png
+        from ita.reports.pictures import draw_segmentation, write_picture
 
     outputs = plan_outputs(options.images, options.output)
     classes = choose_classes(options.classes)
@@ -49,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("--weights needs the --config-file of its model")
     if options.config_file is None:
         sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
-    model = load(options.config_file, options.weights, options.device)
+    model = load(options.config_file, options.weights, options.device, precision=options.precision)
     failures = 0
     for path, (label_file, overlay_file) in outputs.items():
         try:

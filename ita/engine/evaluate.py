@@ -23,6 +23,7 @@ from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.evaluation.evaluators import build_evaluator
 from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.pictures import PicturesEvaluator
 from ita.reports.tables import format_class_table, format_table, write_results
@@ -89,7 +90,8 @@ def evaluate(
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
     """
-    text = text or TextEncoder(model.backbone, collective=True)
+    cache = FeatureCache.of_user()
+    text = text or TextEncoder(model.backbone, collective=True, cache=cache)
     results = {}
     for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
         results[test_set.name] = _evaluate_one(cfg, model, test_set, text)

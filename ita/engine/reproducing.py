@@ -23,6 +23,7 @@ from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.planning import Plan, SetPlan, config_of_set
 from ita.errors import UserError
 from ita.installing import installed_versions
+from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.published import PUBLISHED_METRICS
 from ita.reports.reproduction import Measurement, Reproduction
@@ -73,7 +74,7 @@ def _evaluate_sets(cfg: CfgNode, args: argparse.Namespace, *, sets: Sequence[Set
     model, source = load_model_and_source(cfg, cfg.MODEL.WEIGHTS)
     broadcast_weights(model)
     log.open_folder(cfg)
-    text = TextEncoder(model.backbone, collective=True)
+    text = TextEncoder(model.backbone, collective=True, cache=FeatureCache.of_user())
     for item in sets:
         own = config_of_set(cfg, item.settings)
         test_sets = load_test_sets(own)

@@ -33,6 +33,7 @@ from ita.engine.step import OptimizerStep
 from ita.errors import UserError
 from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
+from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.tables import scalars
 
@@ -126,7 +127,8 @@ class Trainer(TrainerBase):
         # random numbers their initialization used.
         seed_process(self.cfg, offset=self.start_iter)
         device = torch.device(self.cfg.MODEL.DEVICE)
-        self._text = TextEncoder(self.model.backbone, collective=True)
+        cache = FeatureCache.of_user()
+        self._text = TextEncoder(self.model.backbone, collective=True, cache=cache)
         with tf32(False, device):  # names are encoded once, also for evaluations
             self.model.prepare_training(self._text)
         writer = self._build_writer()

@@ -16,6 +16,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from ita.modeling.image_towers import STAGES, STRIDES, image_tower
+from ita.modeling.ops.plain import plain_selected
+from ita.modeling.text_prefixes import (
+    can_share_prefixes,
+    encode_prefixes,
+    is_causal,
+    project_text,
+)
 
 # Texts per forward pass of the text tower.
 TEXT_BATCH = 512
@@ -62,10 +69,23 @@ class FrozenCLIP(Backbone):
     @property
     def memory_format(self) -> torch.memory_format:
         """Layout of images and of the image tower's weights."""
-        # Convolutions of GPUs are faster in channels-last layout. On CPUs it changes the rounding
-        # of ResNets, enough to move a cell of a mask, and is no faster for a ConvNeXt.
-        on_gpu = self.device.type == "cuda"
-        return torch.channels_last if on_gpu else torch.contiguous_format
+        # Convolutions of GPUs and in low precision are faster in channels-last layout. In float32
+        # on CPUs it changes the rounding of ResNets, enough to move a cell of a mask, and is no
+        # faster for a ConvNeXt.
+        plain = self.device.type != "cuda" and self.tower.dtype == torch.float32
+        return torch.contiguous_format if plain else torch.channels_last
+
+    def store_stages(self, dtype: torch.dtype) -> None:
+        """Store the matrices of the image tower's stages in the precision of their products.
+
+        This halves their memory, and autocast no longer converts them in every pass. Vectors and
+        the projection to CLIP space stay as they are.
+        """
+        for stage in self.tower.stages():
+            for module in stage.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    module.to(dtype)
+        self.clip.visual.to(memory_format=self.memory_format)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -114,7 +134,12 @@ class FrozenCLIP(Backbone):
             ``res2`` ... ``res5`` at strides 4 ... 32 and ``dense``, CLIP's last feature before
             pooling, at stride 32.
         """
-        return self.tower.features(images.contiguous(memory_format=self.memory_format))
+        images = images.contiguous(memory_format=self.memory_format)
+        if self.tower.dtype == torch.float32:
+            return self.tower.features(images)
+        with torch.autocast(self.device.type, self.tower.dtype):
+            features = self.tower.features(images)
+        return {name: feature.float() for name, feature in features.items()}
 
     @torch.no_grad()
     def embed_masks(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
@@ -155,7 +180,9 @@ class FrozenCLIP(Backbone):
         """
         transform = image_transform_v2(self.preprocess_config, is_train=False)
         batch = torch.stack([transform(to_pil_image(image.cpu())) for image in images])
-        return self.clip.encode_image(batch.to(self.device))
+        dtype = self.tower.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.clip.encode_image(batch.to(self.device)).float()
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -167,19 +194,26 @@ class FrozenCLIP(Backbone):
         Returns:
             [N, D] float32 on CLIP's device.
         """
+        if not texts:
+            return torch.empty(0, self.embed_dim, dtype=torch.float32, device=self.device)
         tokens = self.tokenizer(list(texts))
-        # Batch texts of similar length: a batch is only as long as its longest text.
-        order = tokens.argmax(dim=-1).argsort()
         with torch.autocast(self.device.type, enabled=False):
-            batches = [self._encode_tokens(tokens[rows]) for rows in order.split(TEXT_BATCH)]
-        return torch.cat(batches).float()[order.argsort().to(self.device)]
+            return self._encode_tokens(tokens).float()
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Encode token ids [N, context] as features [N, D]."""
-        tokens, clip = tokens.to(self.device), self.clip
-        if not (isinstance(clip, open_clip.CLIP) and clip.text_pool_type == "argmax"):
-            return clip.encode_text(tokens)
-        return encode_tokens(clip, tokens)
+        clip = self.clip
+        if plain_selected() or not is_causal(clip):
+            return torch.cat(
+                [clip.encode_text(t.to(self.device)) for t in tokens.split(TEXT_BATCH)]
+            )
+        if can_share_prefixes(clip):
+            return encode_prefixes(clip, tokens)
+        # Batch texts of similar length: a batch is only as long as its longest text.
+        order = tokens.argmax(dim=-1).argsort()
+        batches = tokens[order].to(self.device).split(TEXT_BATCH)
+        features = torch.cat([encode_tokens(clip, batch) for batch in batches])
+        return features[order.argsort().to(self.device)]
 
 
 def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -190,8 +224,7 @@ def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """
     length = int(tokens.argmax(dim=-1).max()) + 1
     tokens = tokens[:, :length]
-    x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+    dtype = clip.transformer.get_cast_dtype()
+    x = clip.token_embedding(tokens).to(dtype) + clip.positional_embedding[:length].to(dtype)
     x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    x = x[torch.arange(len(x)), tokens.argmax(dim=-1)]
-    projection = clip.text_projection
-    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+    return project_text(clip, x[torch.arange(len(x)), tokens.argmax(dim=-1)])

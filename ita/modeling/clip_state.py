@@ -1,7 +1,7 @@
 """State dicts of CLIP files: reading, layouts of open_clip's versions, comparison with a model."""
 
-import zipfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
+from ita.modeling.storage import load_mapped
+
 # Metadata that OpenAI's TorchScript archives contain as tensors.
 TORCHSCRIPT_METADATA = ("input_resolution", "context_length", "vocab_size")
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """Read the tensors of a weights file, mapped from disk where its format allows.
+
+    Mapped tensors are read on first use. Writing to them leaves the file as it is, as the mapping
+    is private. A file may be replaced or deleted meanwhile, but not overwritten in place.
 
     Args:
         path: safetensors, a TorchScript archive, or a ``torch.save`` file of a state dict or of a
@@ -31,8 +36,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if is_torchscript(path):
         state = torch.jit.load(str(path), map_location="cpu").state_dict()
         return {k: v for k, v in state.items() if k not in TORCHSCRIPT_METADATA}
-    mapped = zipfile.is_zipfile(path)  # unlike files of PyTorch before 1.6
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    content = load_mapped(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise ValueError("it has no state dict")
@@ -90,6 +94,38 @@ def differences(clip: nn.Module, state: Mapping[str, Any]) -> str:
         for cases in (shapes, missing, unknown)
         if cases
     )
+
+
+def assign_state(clip: Any, state: dict[str, Tensor]) -> None:
+    """Make the tensors of a fitting state dict the weights of a model without values.
+
+    They are not copied unless their type or layout differs or they share memory. The causal mask of
+    open_clip's text towers is set as well.
+
+    Args:
+        clip: a model on the meta device.
+        state: names and shapes are those of the model. It is emptied, so that a converted tensor's
+            original is freed before the next is converted.
+    """
+    weights: dict[str, Tensor] = {}
+    addresses: set[int] = set()
+    for name, expected in clip.state_dict().items():
+        tensor = state.pop(name).detach().to(expected.dtype).contiguous()
+        if tensor.data_ptr() in addresses:
+            tensor = tensor.clone()
+        addresses.add(tensor.data_ptr())
+        weights[name] = tensor
+    clip.load_state_dict(weights, assign=True)
+    text = clip.text if isinstance(clip, open_clip.CustomTextCLIP) else clip
+    if isinstance(getattr(text, "attn_mask", None), Tensor):
+        text.attn_mask = torch.full(text.attn_mask.shape, -torch.inf).triu_(1)
+
+
+def has_values(model: nn.Module) -> bool:
+    """Return whether every tensor of a model has values, unlike those of the meta device."""
+    others = (value for module in model.modules() for value in vars(module).values())
+    tensors = chain(model.parameters(), model.buffers(), others)
+    return not any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors)
 
 
 def _shape(value: Any) -> list[int] | str:

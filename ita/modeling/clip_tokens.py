@@ -66,7 +66,8 @@ def complete_token_table(state: dict[str, Tensor], shape: torch.Size) -> Tensor:
     in_range = bool(((rows >= 0) & (rows < shape[0])).all())
     if not in_range or bool((rows.diff() <= 0).any()):
         raise ValueError(f"{ROWS} should be ascending ids in 0-{shape[0] - 1}")
-    state[TABLE] = table.new_zeros(shape).index_copy(0, rows, table)
+    # In place: zeros that are only read take no memory.
+    state[TABLE] = table.new_zeros(shape).index_copy_(0, rows, table)
     return rows
 
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ita.errors import UserError
 from ita.files import find_file
 from ita.modeling.clip import FrozenCLIP
 from ita.modeling.clip_files import find_weights
-from ita.modeling.clip_state import differences, in_layout_of, is_torchscript, read_state
+from ita.modeling.clip_state import (
+    assign_state,
+    differences,
+    has_values,
+    in_layout_of,
+    is_torchscript,
+    read_state,
+)
 from ita.modeling.clip_tokens import ROWS, WarningTokenizer, complete_token_table
 from ita.modeling.image_towers import image_tower
 
@@ -44,6 +53,8 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     Paths are resolved by :func:`ita.files.find_file`. The image tower and the names and shapes in
     the file are checked first, on a model without data. A file may contain only the used rows of
     the token table (see ``clip_tokens``); words with other tokens are then logged as warnings.
+    Tensors in float32 are mapped from the file, not read (:func:`read_state`): those not used, such
+    as the text tower's if text features are cached, take no memory.
 
     Raises:
         UserError: the model or tag is unknown, its image tower is not supported, or the weights are
@@ -51,29 +62,26 @@ def build_clip(model_name: str, weights: str) -> FrozenCLIP:
     """
     published = _published_config(model_name)
     config = published.get("model_cfg") or published
-    with torch.device("meta"):
-        empty = _build(config, model_name)
+    empty = _build_empty(config, model_name)
     image_tower(empty.visual.eval())
     path = None if weights == RANDOM else find_weights(model_name, weights)
     settings = _training_settings(model_name, weights, path, published)
-    if settings.get("quick_gelu"):
+    if settings.get("quick_gelu") and not config.get("quick_gelu"):
         config["quick_gelu"] = True
-    state, rows = _fitting_state(empty, path, model_name) if path else ({}, None)
-    # A fork, so that building CLIP neither depends on nor changes the job's random state.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        clip = _build(config, model_name)
-    set_model_preprocess_cfg(clip, _preprocessing(settings, clip.visual.image_size))
+        empty = _build_empty(config, model_name)
     tokenizer = _tokenizer(model_name, config)
     if path is None:
         logger.warning("CLIP %s has random weights; its features carry no meaning", model_name)
-        return FrozenCLIP(clip, tokenizer)
-    if "quick_gelu" not in settings and f"{model_name}-quickgelu" in open_clip.list_models():
-        message = "CLIP %s uses GELU; if %s is from OpenAI, use the model name %s-quickgelu"
-        logger.warning(message, model_name, path, model_name)
-    clip.load_state_dict(state)
-    if rows is not None:
-        tokenizer = WarningTokenizer(tokenizer, rows, weights)
+        clip = _build_random(config, model_name)
+    else:
+        if "quick_gelu" not in settings and f"{model_name}-quickgelu" in open_clip.list_models():
+            message = "CLIP %s uses GELU; if %s is from OpenAI, use the model name %s-quickgelu"
+            logger.warning(message, model_name, path, model_name)
+        state, rows = _fitting_state(empty, path, model_name)
+        clip = _with_weights(empty, state, config, model_name)
+        if rows is not None:
+            tokenizer = WarningTokenizer(tokenizer, rows, weights)
+    set_model_preprocess_cfg(clip, _preprocessing(settings, clip.visual.image_size))
     return FrozenCLIP(clip, tokenizer)
 
 
@@ -116,6 +124,48 @@ def _build(model_config: Mapping[str, Any], model_name: str) -> Any:
         return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**config)
     except Exception as error:  # open_clip and timm check values by assertions and look-ups
         raise UserError(f"cannot build CLIP {model_name}: {_reason(error)}") from error
+
+
+def _build_empty(model_config: Mapping[str, Any], model_name: str) -> Any:
+    """Build a model whose tensors have shapes and types but no values."""
+    with torch.device("meta"), _WithoutClamping():
+        return _build(model_config, model_name)
+
+
+class _WithoutClamping(TorchFunctionMode):
+    """Skips an in-place clamp of tensors without values, which changes nothing.
+
+    PyTorch computes the shape of its result in Python, which is most of the time that timm's
+    initialization of a large ConvNeXt takes.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.clamp_ and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _build_random(model_config: Mapping[str, Any], model_name: str) -> Any:
+    """Build a model with open_clip's random initialization, the same every time."""
+    # A fork, so that building CLIP neither depends on nor changes the job's random state.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return _build(model_config, model_name)
+
+
+def _with_weights(
+    empty: Any, state: dict[str, Tensor], config: Mapping[str, Any], model_name: str
+) -> Any:
+    """Return a model with the tensors of a fitting state dict as its weights."""
+    assign_state(empty, state)
+    if has_values(empty):
+        return empty
+    # Some timm and Hugging Face models compute buffers that no file contains.
+    clip = _build_random(config, model_name)
+    clip.load_state_dict(empty.state_dict(), assign=True)
+    return clip
 
 
 def _training_settings(
@@ -163,7 +213,8 @@ def _is_color(value: Any) -> bool:
 def _tokenizer(model_name: str, config: Mapping[str, Any]) -> Any:
     context_length = config["text_cfg"].get("context_length", 77)
     if Path(model_name).suffix == ".json":
-        return open_clip.SimpleTokenizer(context_length=context_length)
+        # With the tokenizer that open_clip creates on import; reading another takes time.
+        return partial(open_clip.tokenize, context_length=context_length)
     return open_clip.get_tokenizer(model_name, context_length=context_length)
 
 
@@ -219,8 +270,7 @@ def _models_of(state: Mapping[str, Any]) -> list[str]:
 
 def _describes(config: Mapping[str, Any], name: str, state: Mapping[str, Any]) -> bool:
     try:
-        with torch.device("meta"):
-            empty = _build(config, name)
+        empty = _build_empty(config, name)
     except UserError:  # some models need more packages
         return False
     return not differences(empty, in_layout_of(empty, state))

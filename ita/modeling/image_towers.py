@@ -28,6 +28,13 @@ class ImageTower(Protocol):
     channels: dict[str, int]
     embed_dim: int
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the matrices of the stages are stored."""
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the modules that compute the features, without the projection to CLIP space."""
+
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Compute res2 ... res5 and the dense CLIP feature of images [B, 3, H, W]."""
 
@@ -73,6 +80,14 @@ class TimmTower:
         if not averages:
             raise _refusal(self.trunk, "does not pool by averaging")
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return _matrix_dtype(self.trunk)
+
+    def stages(self) -> Sequence[nn.Module]:
+        head = self.trunk.get_classifier(), getattr(self.trunk, "head", None)
+        return [module for module in self.trunk.children() if module not in head]
+
     def features(self, images: Tensor) -> dict[str, Tensor]:
         dense, stages = self.trunk.forward_intermediates(images, indices=self.indices)
         return dict(zip(STAGES, stages, strict=True)) | {DENSE: dense}
@@ -108,6 +123,11 @@ class TimmTower:
         return bool(difference <= 1e-3 * mean.abs().max())
 
 
+def _matrix_dtype(tower: nn.Module) -> torch.dtype:
+    """Precision of the first convolution, which belongs to the stem."""
+    return next(module.weight.dtype for module in tower.modules() if isinstance(module, nn.Conv2d))
+
+
 def _stage_indices(trunk: Any) -> list[int]:
     """Return which of a timm model's features are res2 ... res5, by timm's description of it."""
     strides = [info["reduction"] for info in getattr(trunk, "feature_info", [])]
@@ -139,6 +159,13 @@ class ResNetTower:
             for name, layer in zip(STAGES, self.layers, strict=True)
         }
         self.embed_dim: int = visual.attnpool.c_proj.out_features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return _matrix_dtype(self.visual)
+
+    def stages(self) -> Sequence[nn.Module]:
+        return [module for module in self.visual.children() if module is not self.visual.attnpool]
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         v = self.visual

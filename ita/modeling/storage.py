@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
         description: kind of file for error messages, such as "checkpoint".
 
     Returns:
-        The file's dict, with tensors on the CPU.
+        The file's dict, with tensors on the CPU, possibly mapped from the file.
 
     Raises:
         UserError: the file is missing, damaged, truncated or not a dict, or contains objects other
@@ -39,7 +40,7 @@ def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
         if path.suffix == SAFETENSORS:
             content = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_mapped(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"cannot read {description} {path}: it is damaged or contains objects other than "
@@ -54,6 +55,17 @@ def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
             f"{description} {path} contains a {type(content).__name__}, not tensors by name"
         )
     return content
+
+
+def load_mapped(path: Path) -> Any:
+    """Load a ``torch.save`` file on the CPU, its tensors mapped from disk where possible.
+
+    Raises:
+        Exception: almost any, if the file is damaged; pickle.UnpicklingError, if it contains
+            objects other than tensors and plain values.
+    """
+    mapped = zipfile.is_zipfile(path)  # unlike files of PyTorch before 1.6
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

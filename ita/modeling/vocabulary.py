@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ita.classes import ClassList
 from ita.modeling.clip import FrozenCLIP
+from ita.modeling.ops.plain import plain_selected
+from ita.modeling.text_cache import FeatureCache, digest_of
+from ita.modeling.text_identity import text_identity
 
 logger = logging.getLogger(__name__)
 
@@ -50,15 +53,19 @@ class TextEncoder:
         collective: in a distributed job, the main process encodes and broadcasts, which makes
             :meth:`encode` a collective call: all processes call it with the same names. Otherwise
             each process encodes for itself.
+        cache: keeps features for later processes; None to encode all names here.
     """
 
-    def __init__(self, clip: FrozenCLIP, *, collective: bool = False) -> None:
-        self.clip, self.collective = clip, collective
+    def __init__(
+        self, clip: FrozenCLIP, *, collective: bool = False, cache: FeatureCache | None = None
+    ) -> None:
+        self.clip, self.collective, self.cache = clip, collective, cache
         self._features: dict[tuple[tuple[str, ...], str], Tensor] = {}
+        self._identity: str | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"clip": self.clip, "collective": self.collective}
+        return {"clip": self.clip, "collective": self.collective, "cache": self.cache}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -85,15 +92,43 @@ class TextEncoder:
 
     @torch.no_grad()
     def _encode_once(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
-        features = torch.empty(len(names), self.clip.embed_dim, device=self.clip.device)
+        shape, device = (len(names), self.clip.embed_dim), self.clip.device
+        features = torch.empty(shape, dtype=torch.float32, device=device)
         if comm.is_main_process() or not self.collective:
-            texts = [prompt.format(name) for name in names for prompt in prompts]
-            per_prompt = F.normalize(self.clip.encode_text(texts), dim=-1)
-            per_name = per_prompt.view(len(names), len(prompts), -1).mean(dim=1)
-            features.copy_(F.normalize(per_name, dim=-1))
+            features.copy_(self._load_or_encode(names, prompts))
         if self.collective and comm.get_world_size() > 1:
             torch.distributed.broadcast(features, src=0)
         return features
+
+    def _load_or_encode(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
+        """Compute the features of names, [N, D], or take them from the cache."""
+        if self.cache is None or plain_selected():
+            return _encode_names(self.clip, names, prompts)
+        key = self._cache_key(prompts)
+        found = self.cache.load(key, names)
+        if found:
+            # The tokenizer may warn of words, also of those in names that are not encoded.
+            self.clip.tokenizer([*found, *(prompt.format("") for prompt in prompts)])
+        if missing := [name for name in names if name not in found]:
+            features = _encode_names(self.clip, missing, prompts).cpu()
+            self.cache.store(key, missing, features)
+            found |= zip(missing, features, strict=True)
+        return torch.stack([found[name] for name in names])
+
+    def _cache_key(self, prompts: tuple[str, ...]) -> str:
+        """Digest of what features depend on besides the name."""
+        self._identity = self._identity or text_identity(self.clip)
+        # Rounding differs between kinds of devices and with TF32.
+        precision = (self.clip.device.type, torch.get_float32_matmul_precision())
+        return digest_of([self._identity, precision, prompts])
+
+
+def _encode_names(clip: FrozenCLIP, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
+    """Encode names as unit vectors [N, D] (:meth:`TextEncoder.encode`)."""
+    texts = [prompt.format(name) for name in names for prompt in prompts]
+    per_prompt = F.normalize(clip.encode_text(texts), dim=-1)
+    per_name = per_prompt.view(len(names), len(prompts), -1).mean(dim=1)
+    return F.normalize(per_name, dim=-1)
 
 
 @dataclass(frozen=True)

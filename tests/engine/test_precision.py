@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from ita.engine.precision import describe_precision, matmul_dtype, tf32
+from ita.engine.precision import describe_precision, matmul_dtype, native_dtype, tf32
 from ita.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -16,6 +16,27 @@ def test_type_of_matrix_products():
     assert matmul_dtype(True, "auto", CUDA) == torch.float16
     assert matmul_dtype(True, "auto", CPU) == torch.bfloat16
     assert matmul_dtype(True, "bfloat16", CUDA) == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"neon": True, "bf16": True}, torch.bfloat16),
+    ],
+)
+def test_native_type_of_matrix_products(features, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    assert native_dtype(CPU) == expected
+    assert native_dtype(CUDA) == torch.float16
+    assert native_dtype(torch.device("mps")) == torch.float32
+
+
+def test_native_type_of_a_cpu_that_pytorch_does_not_describe(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert native_dtype(CPU) == torch.float32
 
 
 @pytest.mark.parametrize(

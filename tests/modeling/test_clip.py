@@ -74,6 +74,25 @@ def clip_size(clip):
     return size if isinstance(size, tuple) else (size, size)
 
 
+def test_stages_stored_in_low_precision(clip):
+    """Features stay close; the projection to CLIP space and whatever follows are in float32."""
+    images = torch.randn(1, 3, 64, 96)
+    expected = clip(images)
+    stored = copy.deepcopy(clip)
+    stored.store_stages(torch.bfloat16)
+    assert stored.tower.dtype == torch.bfloat16
+    ours = stored(images)
+    for name, feature in expected.items():
+        assert ours[name].dtype == torch.float32
+        assert (ours[name] - feature).norm() < 0.05 * feature.norm(), name
+    mask = torch.ones(1, 2, 2, 3)
+    assert torch.equal(
+        stored.embed_masks(expected["dense"], mask), clip.embed_masks(expected["dense"], mask)
+    )
+    image = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)]
+    assert stored.embed_images(image).dtype == torch.float32
+
+
 def test_padding_is_not_in_the_embedding_of_the_valid_area(clip):
     """Whatever the dense feature holds where no pixel is image, and cells count by their part."""
     torch.manual_seed(0)

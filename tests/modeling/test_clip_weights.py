@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -18,6 +19,7 @@ from ita.modeling import clip_files
 from ita.modeling.clip_files import find_weights
 from ita.modeling.clip_tokens import ROWS, TABLE, save_clip, token_ids
 from ita.modeling.clip_weights import RANDOM, build_clip
+from ita.modeling.storage import write_tensors
 from tests.conftest import RESNET, TINY_CLIP
 
 MODEL, TAG = "convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"
@@ -182,6 +184,12 @@ class Code:
         return print, ("this was run",)
 
 
+def truncate(path, state):
+    WRITERS["weights" + path.suffix](state, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1000)
+
+
 DAMAGED = {
     "empty": lambda path, state: path.write_bytes(b""),
     "text": lambda path, state: path.write_text("hello world"),
@@ -192,6 +200,7 @@ DAMAGED = {
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     ),
     "list": lambda path, state: torch.save([1, 2], path),
+    "truncated": lambda path, state: truncate(path, state),
     "other model": lambda path, state: torch.save({"conv1": torch.ones(2)}, path),
     "other shape": lambda path, state: torch.save({**state, "logit_scale": torch.ones(3)}, path),
     "lacking": lambda path, state: torch.save(
@@ -376,3 +385,88 @@ def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch):
     config = {**RESNET, "quick_gelu": False}
     monkeypatch.setattr(open_clip, "get_model_config", {"RN50": config}.get)
     assert gelus(build_clip("RN50", "openai")) == {QuickGELU}
+
+
+def saved_and_loaded(model, folder):
+    torch.save(model, folder / "model.pth")
+    return torch.load(folder / "model.pth", weights_only=False)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_clip_from_a_file_is_an_ordinary_model(name, trained, tmp_path):
+    """It is written to, copied, saved and moved like one in memory, and its file never changes."""
+    path = tmp_path / name
+    WRITERS[name](trained, path)
+    before = path.read_bytes()
+    clip = build_clip(str(TINY_CLIP), str(path))
+    state = {name: tensor.clone() for name, tensor in clip.state_dict().items()}
+    for other in (deepcopy(clip), saved_and_loaded(clip, tmp_path), clip.to(torch.float64)):
+        assert all(torch.equal(t.float(), state[n]) for n, t in other.state_dict().items())
+        assert other.encode_text(["a cat"]).isfinite().all()
+    clip = build_clip(str(TINY_CLIP), str(path))
+    with torch.no_grad():
+        for tensor in clip.parameters():
+            tensor.add_(1)
+    write_tensors(tmp_path / "copy.safetensors", clip.state_dict())
+    copied = safetensors.torch.load_file(tmp_path / "copy.safetensors")
+    assert all(torch.equal(copied[n], tensor) for n, tensor in clip.state_dict().items())
+    assert path.read_bytes() == before
+
+
+def test_a_file_may_be_replaced_while_its_clip_is_in_use(trained, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, trained)
+    clip = build_clip(str(TINY_CLIP), str(path))
+    write_tensors(path, {name: torch.zeros_like(tensor) for name, tensor in trained.items()})
+    assert same(clip.clip, trained)
+
+
+def test_nothing_is_computed_from_weights_that_are_read(trained, tmp_path):
+    """The buffers that files lack are those of open_clip's own initialization."""
+    torch.save(trained, tmp_path / "weights.pt")
+    loaded = build_clip(str(TINY_CLIP), str(tmp_path / "weights.pt"))
+    expected = build_clip(str(TINY_CLIP), RANDOM)
+    assert not any(tensor.is_meta for tensor in (*loaded.parameters(), *loaded.buffers()))
+    buffers = dict(loaded.named_buffers())
+    for name, buffer in expected.named_buffers():
+        assert torch.equal(buffers[name], buffer)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_tensors_that_share_memory_in_a_file_do_not_in_the_model(trained, tmp_path):
+    one = "transformer.resblocks.0.ln_1."
+    torch.save({**trained, one + "bias": trained[one + "weight"]}, tmp_path / "weights.pt")
+    clip = build_clip(str(TINY_CLIP), str(tmp_path / "weights.pt")).clip
+    block = clip.transformer.resblocks[0].ln_1
+    assert torch.equal(block.weight, block.bias)
+    assert block.weight.data_ptr() != block.bias.data_ptr()
+
+
+def test_layouts_in_a_file_do_not_matter(trained, tmp_path):
+    def other_layout(tensor):
+        if tensor.ndim == 4:
+            return tensor.to(memory_format=torch.channels_last)
+        return tensor.T.contiguous().T if tensor.ndim == 2 else tensor
+
+    state = {name: other_layout(tensor) for name, tensor in trained.items()}
+    torch.save(state, tmp_path / "weights.pt")
+    clip = build_clip(str(TINY_CLIP), str(tmp_path / "weights.pt")).clip
+    assert same(clip, trained)
+    assert all(parameter.is_contiguous() for parameter in clip.parameters())
+
+
+def test_a_tower_with_buffers_that_no_file_contains(tmp_path):
+    """Such as the blur kernels of timm's anti-aliased ResNets."""
+    model = json.loads(TINY_CLIP.read_text())["model_cfg"]
+    vision = {"timm_model_name": "resnetblur18", "timm_pool": "avg", "timm_proj": "linear"}
+    (tmp_path / "clip.json").write_text(
+        json.dumps({**model, "vision_cfg": {"image_size": 64, **vision}})
+    )
+    random = build_clip(str(tmp_path / "clip.json"), RANDOM)
+    kernels = {name for name, _ in random.clip.visual.named_buffers()}
+    assert kernels - random.clip.visual.state_dict().keys()
+    torch.save(random.clip.state_dict(), tmp_path / "weights.pt")
+    loaded = build_clip(str(tmp_path / "clip.json"), str(tmp_path / "weights.pt"))
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected, found = random(image), loaded(image)
+    assert all(torch.equal(expected[level], found[level]) for level in expected)

@@ -69,8 +69,9 @@ def test_blocks_of_pixels_make_up_the_whole(geometry, resize_logits, sides):
     assert sorted(blocks) == list(range(len(tiles)))
     pixels = torch.stack([blocks[i] for i in range(len(tiles))]).movedim(-1, 0)
     expected = masks.probabilities()
-    for q in range(len(masks)):
-        torch.testing.assert_close(tiles.assemble(tiles.by_tile(pixels[q])), expected[q], atol=2e-6, rtol=0)
+    for q, whole in enumerate(expected):
+        ours = tiles.assemble(tiles.by_tile(pixels[q]))
+        torch.testing.assert_close(ours, whole, atol=2e-6, rtol=0)
     chosen = torch.tensor([4, 1])
     (_, some), *_ = tiles.pixels([0], {0: chosen})
     torch.testing.assert_close(some, blocks[0][..., chosen])
@@ -84,8 +85,9 @@ def test_bounds_contain_the_pixels_of_their_tile(geometry, resize_logits):
     lowest, highest = tiles.bounds()
     for block, pixels in tiles.pixels(range(len(tiles))):
         of_queries = tiles.by_tile(pixels.movedim(-1, 0))
-        assert (of_queries.amin(dim=(2, 3)).T >= lowest[block] - 1e-6).all()
-        assert (of_queries.amax(dim=(2, 3)).T <= highest[block] + 1e-6).all()
+        below, above = of_queries.amin(dim=(2, 3)).T, of_queries.amax(dim=(2, 3)).T
+        assert (below - lowest[block] >= -1e-6).all()
+        assert (above - highest[block] <= 1e-6).all()
         within = tiles.by_tile(tiles.within(block))
         assert tiles.areas()[block].tolist() == within.sum(dim=(1, 2)).tolist()
     assert tiles.areas().sum() == masks.output_size[0] * masks.output_size[1]
