@@ -14,7 +14,8 @@ from ita.modeling.matcher import (
     PointSource,
     uniform_points,
 )
-from ita.modeling.targets import Target, sample_at
+from ita.modeling.ops.largest import largest
+from ita.modeling.targets import Target, at_least_float32, sample_at
 
 
 class SetCriterion(nn.Module):
@@ -87,16 +88,14 @@ class SetCriterion(nn.Module):
         matches = self.matcher(predictions, targets, dominant_classes)
         num_queries = predictions[-1].class_logits.shape[1]
         class_norm, mask_norm = self._normalizers(targets, num_queries)
-        losses = {}
         with torch.autocast(predictions[-1].class_logits.device.type, enabled=False):
-            for i, (prediction, match) in enumerate(zip(predictions, matches, strict=True)):
-                suffix = "" if i == len(predictions) - 1 else f"_{i}"
-                mask, dice = self._mask_losses(prediction.mask_logits, targets, match)
-                losses[f"loss_ce{suffix}"] = (
-                    self._class_loss(prediction.class_logits, targets, match) / class_norm
-                )
-                losses[f"loss_mask{suffix}"] = mask / mask_norm
-                losses[f"loss_dice{suffix}"] = dice / mask_norm
+            class_losses = self._class_losses(predictions, targets, matches) / class_norm
+            mask_losses = self._mask_losses(predictions, targets, matches) / mask_norm
+        losses = {}
+        for i, (class_loss, of_masks) in enumerate(zip(class_losses, mask_losses, strict=True)):
+            suffix = "" if i == len(predictions) - 1 else f"_{i}"
+            losses[f"loss_ce{suffix}"] = class_loss
+            losses[f"loss_mask{suffix}"], losses[f"loss_dice{suffix}"] = of_masks
         return losses
 
     def _normalizers(self, targets: Sequence[Target], num_queries: int) -> Tensor:
@@ -110,40 +109,61 @@ class SetCriterion(nn.Module):
             norms /= comm.get_world_size()
         return torch.stack([norms[0], norms[1].clamp(min=1)])
 
-    def _class_loss(
-        self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
+    def _class_losses(
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        matches: Sequence[Sequence[Match]],
     ) -> Tensor:
-        """Weighted cross-entropy summed over all queries; the target of unmatched ones is void."""
+        """Weighted cross-entropy of each of L predictions, summed over all queries: [L].
+
+        The target of unmatched queries is void.
+        """
+        logits = at_least_float32(torch.stack([p.class_logits for p in predictions]))
         void = logits.shape[-1] - 1
-        labels = torch.full(logits.shape[:2], void, dtype=torch.int64, device=logits.device)
-        for image, (target, match) in enumerate(zip(targets, matches, strict=True)):
-            labels[image, match.queries] = target.labels[match.targets]
-        weight = torch.ones(void + 1, device=logits.device)
+        labels = torch.full(logits.shape[:-1], void, dtype=torch.int64, device=logits.device)
+        for of_prediction, of_images in zip(labels, matches, strict=True):
+            matched = [t.labels[m.targets] for t, m in zip(targets, of_images, strict=True)]
+            of_prediction.view(-1)[matched_rows(of_images, logits.shape[2])] = torch.cat(matched)
+        weight = torch.ones(void + 1, dtype=logits.dtype, device=logits.device)
         weight[void] = self.void_weight
-        return F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), weight, reduction="sum"
-        )
+        losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, reduction="none")
+        return losses.view(len(predictions), -1).sum(dim=1)
 
     def _mask_losses(
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[Target],
+        matches: Sequence[Sequence[Match]],
+    ) -> Tensor:
+        """Binary cross-entropy and dice of matched masks on sampled points, summed over masks.
+
+        Returns:
+            [L, 2], for L predictions.
+        """
+        sampled = [
+            self._sample_matched(prediction.mask_logits, targets, of_images)
+            for prediction, of_images in zip(predictions, matches, strict=True)
+        ]
+        logits, truth = (torch.stack(tensors) for tensors in zip(*sampled, strict=True))
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        dice = dice_loss(logits, truth)
+        return torch.stack([cross_entropy.mean(dim=-1).sum(dim=1), dice.sum(dim=1)], dim=1)
+
+    def _sample_matched(
         self, mask_logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and dice of matched masks on sampled points, summed over masks."""
-        logits = torch.cat(
-            [m[match.queries] for m, match in zip(mask_logits, matches, strict=True)]
-        )
-        logits = logits.float()
+        """Sample n matched masks of a prediction [B, Q, H, W] and their targets: [n, P] each."""
+        rows = matched_rows(matches, mask_logits.shape[1])
+        logits = at_least_float32(mask_logits.flatten(0, 1).index_select(0, rows))
         with torch.no_grad():
             points = self._sample_points(logits)
             of_images = points.split([len(match.targets) for match in matches])
-            target_masks = torch.cat(
-                [
-                    target.sample(match.targets, of_image)
-                    for target, match, of_image in zip(targets, matches, of_images, strict=True)
-                ]
-            )
-        logits = sample_at(logits, points)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, target_masks, reduction="none")
-        return cross_entropy.mean(dim=1).sum(), dice_loss(logits, target_masks).sum()
+            truth = [
+                target.sample(match.targets, of_image)
+                for target, match, of_image in zip(targets, matches, of_images, strict=True)
+            ]
+        return sample_at(logits, points), torch.cat(truth)
 
     def _sample_points(self, logits: Tensor) -> Tensor:
         """Sample points for each of n masks (PointRend, section 3.1): [n, H, W] -> [n, P, 2]."""
@@ -154,14 +174,19 @@ class SetCriterion(nn.Module):
         if not num_uncertain:
             return points
         candidates = self.point_source(count, num_candidates, device)
-        uncertainty = -sample_at(logits, candidates).abs()
-        index = uncertainty.topk(num_uncertain, dim=1).indices
-        uncertain = candidates.gather(1, index[..., None].expand(-1, -1, 2))
-        return torch.cat([uncertain, points], dim=1)
+        uncertainty = sample_at(logits, candidates).abs_().neg_()
+        # As complex numbers, points are one value to gather.
+        uncertain = torch.view_as_complex(candidates).gather(1, largest(uncertainty, num_uncertain))
+        return torch.cat([torch.view_as_real(uncertain), points], dim=1)
+
+
+def matched_rows(matches: Sequence[Match], num_queries: int) -> Tensor:
+    """Positions of the matched queries of all images among their B * Q queries, int64 [n]."""
+    return torch.cat([match.queries + i * num_queries for i, match in enumerate(matches)])
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of each pair, with 1 added to numerator and denominator: [n, P], [n, P] -> [n]."""
+    """Dice loss of each pair, with 1 added to numerator and denominator: two [..., P] -> [...]."""
     probability = logits.sigmoid()
-    total = probability.sum(dim=1) + targets.sum(dim=1)
-    return 1 - (2 * (probability * targets).sum(dim=1) + 1) / (total + 1)
+    total = probability.sum(dim=-1) + targets.sum(dim=-1)
+    return 1 - (2 * (probability * targets).sum(dim=-1) + 1) / (total + 1)

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ita.modeling.decoder import Prediction
-from ita.modeling.targets import Target, sample_at
+from ita.modeling.targets import Target, at_least_float32, sample_all_at
 
 # Replaces costs that are not finite; larger than any other cost.
 NON_FINITE_COST = 1e9
@@ -85,15 +85,17 @@ class HungarianMatcher(nn.Module):
                 for prediction in predictions
                 for image, target in enumerate(targets)
             ]
-        # One transfer for all costs, to wait for the GPU only once.
+        # One transfer for all costs, to wait for the GPU only once, and one for all matches.
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         # NaN predictions match nothing; the divergence is reported by their loss.
         flat = flat.nan_to_num(nan=NON_FINITE_COST, posinf=NON_FINITE_COST)
         flat = flat.split([cost.numel() for cost in costs])
-        matches = [
-            Match(*(torch.as_tensor(i, device=device) for i in linear_sum_assignment(c.view(s))))
-            for c, s in zip(flat, (cost.shape for cost in costs), strict=True)
+        pairs = [
+            torch.from_numpy(np.stack(linear_sum_assignment(cost.view(shape))))
+            for cost, shape in zip(flat, (cost.shape for cost in costs), strict=True)
         ]
+        on_device = torch.cat(pairs, dim=1).to(device, non_blocking=True)
+        matches = [Match(*pair) for pair in on_device.split([p.shape[1] for p in pairs], dim=1)]
         return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]
 
     def _cost(
@@ -104,16 +106,16 @@ class HungarianMatcher(nn.Module):
         dominant_classes: Tensor | None,
     ) -> Tensor:
         """Cost of every pair of one image, [Q, M]."""
-        mask_logits = prediction.mask_logits[image].float()
+        mask_logits = at_least_float32(prediction.mask_logits[image])
         points = self.point_source(1, self.num_points, mask_logits.device)
-        logits = sample_at(mask_logits, points.expand(len(mask_logits), -1, -1))
         every = torch.arange(len(target.masks), device=points.device)
         target_masks = target.sample(every, points)
-        probability = prediction.class_logits[image].float().softmax(dim=-1)
+        cross_entropy, dice = pairwise_losses(sample_all_at(mask_logits, points[0]), target_masks)
+        probability = at_least_float32(prediction.class_logits[image]).softmax(dim=-1)
         cost = (
             self.class_weight * -probability[:, target.labels]
-            + self.mask_weight * pairwise_cross_entropy(logits, target_masks)
-            + self.dice_weight * pairwise_dice(logits, target_masks)
+            + self.mask_weight * cross_entropy
+            + self.dice_weight * dice
         )
         if self.dominant_weight and dominant_classes is not None:
             own = dominant_classes[image, :, None] == target.labels
@@ -121,14 +123,33 @@ class HungarianMatcher(nn.Module):
         return cost
 
 
-def pairwise_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every pair: logits [Q, P], targets [M, P] in 0-1 -> [Q, M]."""
-    points = logits.shape[1]
-    return (F.softplus(-logits) @ targets.T + F.softplus(logits) @ (1 - targets).T) / points
+def pairwise_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the losses of every pair of a predicted and a target mask.
 
+    Args:
+        logits: [P, Q], of Q masks at P points.
+        targets: [M, P] in 0-1.
 
-def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every pair: logits [Q, P], targets [M, P] in 0-1 -> [Q, M]."""
+    Returns:
+        Mean binary cross-entropy and dice loss, [Q, M] each.
+    """
     probability = logits.sigmoid()
-    total = probability.sum(dim=1)[:, None] + targets.sum(dim=1)
-    return 1 - (2 * probability @ targets.T + 1) / (total + 1)
+    # The cross-entropy of logit x and target t is softplus(x) - x t.
+    total = sum_of_softplus(logits, probability)[:, None]
+    cross_entropy = (total - (targets @ logits).T) / len(logits)
+    areas = probability.sum(dim=0)[:, None] + targets.sum(dim=1)
+    dice = 1 - (2 * (targets @ probability).T + 1) / (areas + 1)
+    return cross_entropy, dice
+
+
+def sum_of_softplus(x: Tensor, probability: Tensor) -> Tensor:
+    """Sum softplus(x) over the first dimension, given sigmoid(x): [P, Q], [P, Q] -> [Q].
+
+    softplus(x) = max(x, 0) - log(max(s, 1 - s)) with s = sigmoid(x). The logarithm is the slow
+    part; here it is one of a product of up to 64 factors between 0.5 and 1.
+    """
+    factors = (probability - 0.5).abs_().add_(0.5)
+    for _ in range(6):
+        if len(factors) % 2 == 0:
+            factors = factors[: len(factors) // 2] * factors[len(factors) // 2 :]
+    return x.clamp(min=0).sum(dim=0) - factors.log().sum(dim=0)

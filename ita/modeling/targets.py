@@ -25,7 +25,7 @@ class Masks(Protocol):
             frame: (height, width) of the padded image, in pixels; the image is at its top left.
 
         Returns:
-            float32 [n, P] in 0-1.
+            [n, P] in 0-1, of the dtype of the points.
         """
 
 
@@ -59,28 +59,28 @@ class SegmentMap:
     def sample(self, rows: Tensor, points: Tensor, frame: tuple[int, int]) -> Tensor:
         """Sample masks bilinearly at points; see :meth:`Masks.sample`."""
         height, width = self.index.shape
-        x, y = points[..., 0] * frame[1] - 0.5, points[..., 1] * frame[0] - 0.5
-        columns, column_weights = _neighbors(x)
-        lines, line_weights = _neighbors(y)
-        # The four pixels around each point: [n, P, 2, 2].
-        pixels = lines.clamp(0, height - 1)[..., None] * width
-        pixels = pixels + columns.clamp(0, width - 1)[..., None, :]
-        within = _within(lines, height)[..., None] & _within(columns, width)[..., None, :]
-        inside = (self.index.flatten()[pixels] == rows[:, None, None, None]) & within
-        weights = line_weights[..., None] * column_weights[..., None, :]
-        return (inside * weights).sum(dim=(-2, -1))
+        ids = self.index if self.count <= torch.iinfo(self.index.dtype).max else self.index.int()
+        # All places outside the image are in no mask, and so is a border of the map: one pixel
+        # before it and two after it.
+        ids = F.pad(ids, (1, 2, 1, 2), value=self.count)
+        stride = width + 3
+        x = (points[..., 0] * frame[1] - 0.5).clamp_(-1, width)
+        y = (points[..., 1] * frame[0] - 0.5).clamp_(-1, height)
+        column, line = x.floor(), y.floor()
+        x, y = x.sub_(column), y.sub_(line)
+        pixel = (line.int() + 1) * stride + (column.int() + 1)
+        reach = ids.numel() - stride - 1
+        rows = rows.to(ids.dtype)[:, None]
 
+        def inside(offset: int) -> Tensor:
+            """Whether the pixels at an offset from the ones above left are in the masks."""
+            # A shifted view, so that all four pixels around a point share its position.
+            shifted = ids.flatten()[offset : offset + reach]
+            return (shifted.index_select(0, pixel.flatten()).view_as(pixel) == rows).to(x.dtype)
 
-def _neighbors(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells before and after each coordinate, int64 [..., 2], and their bilinear weights."""
-    before = x.floor()
-    weight = x - before
-    cells = torch.stack([before, before + 1], dim=-1).long()
-    return cells, torch.stack([1 - weight, weight], dim=-1)
-
-
-def _within(cells: Tensor, length: int) -> Tensor:
-    return (cells >= 0) & (cells < length)
+        above = torch.lerp(inside(0), inside(1), x)
+        below = torch.lerp(inside(stride), inside(stride + 1), x)
+        return torch.lerp(above, below, y)
 
 
 class DenseMasks:
@@ -105,7 +105,7 @@ class DenseMasks:
         height, width = self.masks.shape[-2:]
         x, y = points[..., 0] * (frame[1] / width), points[..., 1] * (frame[0] / height)
         points = torch.stack([x, y], dim=-1).expand(len(rows), -1, -1)
-        return sample_at(self.masks[rows].float(), points)
+        return sample_at(self.masks[rows].to(points.dtype), points)
 
 
 class Target(NamedTuple):
@@ -131,7 +131,33 @@ def as_masks(masks: Masks | Tensor) -> Masks:
     return DenseMasks(masks) if isinstance(masks, Tensor) else masks
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert a floating-point tensor of lower precision to float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def sample_at(images: Tensor, points: Tensor) -> Tensor:
     """Sample images [N, H, W] bilinearly at points [N, P, 2] in 0-1 -> [N, P]."""
-    grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0, :, 0]
+    grid = (2 * points).sub_(1)[:, None]
+    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0, 0]
+
+
+def sample_all_at(images: Tensor, points: Tensor) -> Tensor:
+    """Sample all images [N, H, W] bilinearly at the same points [P, 2] in 0-1 -> [P, N]."""
+    height, width = images.shape[-2:]
+    columns, column_weights = _neighbors(points[:, 0] * width - 0.5, width)
+    lines, line_weights = _neighbors(points[:, 1] * height - 0.5, height)
+    # The four cells around each point: [P, 4].
+    cells = (lines[:, :, None] * width + columns[:, None]).flatten(1)
+    weights = (line_weights[:, :, None] * column_weights[:, None]).flatten(1).to(images.dtype)
+    # With the images last, the values of a cell are one row to read.
+    values = images.flatten(1).T.contiguous()
+    return F.embedding_bag(cells, values, mode="sum", per_sample_weights=weights)
+
+
+def _neighbors(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Cells before and after each coordinate, int64 [P, 2], and their weights, 0 outside."""
+    before = x.floor()[:, None]
+    cells = torch.cat([before, before + 1], dim=1)
+    weights = (1 - (x[:, None] - cells).abs()) * ((cells >= 0) & (cells < length))
+    return cells.long().clamp_(0, length - 1), weights

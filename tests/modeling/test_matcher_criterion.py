@@ -10,13 +10,11 @@ import torch.nn.functional as F
 from ita.modeling import criterion as criterion_module
 from ita.modeling.criterion import SetCriterion, dice_loss
 from ita.modeling.decoder import Prediction
-from ita.modeling.matcher import (
-    HungarianMatcher,
-    pairwise_cross_entropy,
-    pairwise_dice,
-    uniform_points,
-)
-from ita.modeling.targets import DenseMasks, Target, sample_at
+from ita.modeling.matcher import HungarianMatcher, pairwise_losses, uniform_points
+from ita.modeling.ops.largest import partitioned_largest, plain_largest
+from ita.modeling.ops.plain import plain_operators
+from ita.modeling.targets import DenseMasks, SegmentMap, Target, sample_all_at, sample_at
+from tests.modeling.plain_criterion import plain_losses, plain_matches
 from tests.recipe import CRITERION, MATCHER
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
@@ -94,6 +92,15 @@ def test_samples_are_bilinear_between_cell_centers():
             assert ours[n, p].item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_all_images_at_the_same_points():
+    torch.manual_seed(0)
+    images = torch.randn(3, 5, 4, dtype=torch.float64)
+    points = torch.rand(1, 50, 2, dtype=torch.float64) * 1.4 - 0.2
+    points[0, 0], points[0, 1] = 0, 1
+    expected = sample_at(images, points.expand(3, -1, -1))
+    torch.testing.assert_close(sample_all_at(images, points[0]).T, expected)
+
+
 def losses_of_pair(logits, truth):
     """Mean binary cross-entropy and dice loss of one pair on its points."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, truth).item()
@@ -105,15 +112,26 @@ def losses_of_pair(logits, truth):
 def test_pairwise_losses():
     torch.manual_seed(0)
     logits = 4 * torch.randn(5, 30, dtype=torch.float64)
-    logits[0] = 200
+    logits[0], logits[1] = 200, -200
     truth = torch.rand(3, 30, dtype=torch.float64)
-    cross_entropy, dice = pairwise_cross_entropy(logits, truth), pairwise_dice(logits, truth)
+    cross_entropy, dice = pairwise_losses(logits.T, truth)
     for q, m in itertools.product(range(5), range(3)):
         expected = losses_of_pair(logits[q], truth[m])
         assert cross_entropy[q, m].item() == pytest.approx(expected[0])
         assert dice[q, m].item() == pytest.approx(expected[1])
         paired = dice_loss(logits[q : q + 1], truth[m : m + 1]).item()
         assert paired == pytest.approx(expected[1])
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 12544])
+@pytest.mark.parametrize("size", [1, 30, 60000])
+def test_pairwise_losses_are_precise_in_float32(count, size):
+    torch.manual_seed(0)
+    logits, truth = size * torch.randn(count, 6), (torch.rand(4, count) > 0.5).float()
+    ours = pairwise_losses(logits, truth)
+    expected = pairwise_losses(logits.double(), truth.double())
+    for loss, precise in zip(ours, expected, strict=True):
+        torch.testing.assert_close(loss.double(), precise, rtol=1e-5, atol=1e-6 * size)
 
 
 def pair_cost(prediction, image, query, target, index, points):
@@ -241,6 +259,95 @@ def test_losses_against_loops(counts):
         assert losses[f"loss_dice{suffix}"].item() == pytest.approx(dice / number)
         expected = F.cross_entropy(prediction.class_logits.transpose(1, 2), truth, weight)
         assert losses[f"loss_ce{suffix}"].item() == pytest.approx(expected.item())
+
+
+class SeededPoints:
+    """The same points in every run."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(4)
+
+    def __call__(self, sets, count, device):
+        return torch.rand(sets, count, 2, generator=self.generator, dtype=torch.float64)
+
+
+def overlapping(size, count, generator):
+    return DenseMasks(torch.rand(count, *size, generator=generator) > 0.4)
+
+
+def disjoint(size, count, generator):
+    index = torch.randint(0, count + 1, size, generator=generator)
+    return SegmentMap(index.to(torch.uint8), count)
+
+
+@pytest.mark.parametrize("make_masks", [overlapping, disjoint])
+@pytest.mark.parametrize("counts", [(2, 3), (0, 2), (0, 0), (9, 1), (5, 5)])
+@pytest.mark.parametrize(("classes", "layers", "importance"), [(3, 3, 0.75), (1, 1, 0.0)])
+def test_losses_and_gradients_are_the_plain_ones(make_masks, counts, classes, layers, importance):
+    """In float64, over odd sizes of masks, images and padding."""
+    generator = torch.Generator().manual_seed(1)
+    predictions = [
+        Prediction(
+            torch.randn(2, 5, classes + 1, generator=generator, dtype=torch.float64),
+            3 * torch.randn(2, 5, 7, 9, generator=generator, dtype=torch.float64),
+        )
+        for _ in range(layers)
+    ]
+    inputs = [tensor.requires_grad_() for prediction in predictions for tensor in prediction]
+    targets = [
+        Target(
+            torch.randint(0, classes, (count,), generator=generator),
+            make_masks(size, count, generator),
+            (28, 36),
+        )
+        for size, count in zip([(28, 31), (25, 36)], counts, strict=True)
+    ]
+    criterion = make_criterion(
+        SeededPoints(), num_points=77, oversample_ratio=3.0, importance_ratio=importance
+    )
+    criterion.matcher.num_points = 130
+    ours = criterion.unweighted(predictions, targets)
+    draw = SeededPoints()
+    matches = plain_matches(predictions, targets, draw, 130)
+    plain = plain_losses(
+        predictions, targets, matches, draw, num_points=77, oversample=3.0, importance=importance
+    )
+    suffixes = [f"_{i}" for i in range(layers - 1)] + [""]
+    kinds = zip(("loss_ce", "loss_mask", "loss_dice"), plain, strict=True)
+    expected = {f"{n}{s}": x for n, xs in kinds for s, x in zip(suffixes, xs, strict=True)}
+    assert ours.keys() == expected.keys()
+    for name, loss in ours.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-9, atol=1e-9)
+    gradients = torch.autograd.grad(sum(ours.values()), inputs)
+    for ours_of, gradient in zip(
+        gradients, torch.autograd.grad(sum(expected.values()), inputs), strict=True
+    ):
+        torch.testing.assert_close(ours_of, gradient, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (3, 50), (2, 10000)])
+def test_the_largest_values(shape):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for count in {0, 1, shape[1] // 3, shape[1]}:
+        ours, plain = partitioned_largest(values, count), plain_largest(values, count)
+        assert ours.dtype == plain.dtype
+        assert torch.equal(ours.sort(dim=1).values, plain.sort(dim=1).values)
+
+
+def test_values_that_are_not_numbers_are_the_largest():
+    values = torch.tensor([[1.0, torch.nan, 3.0, torch.inf, torch.nan]])
+    for find in (partitioned_largest, plain_largest):
+        assert sorted(find(values, 3)[0].tolist()) == [1, 3, 4]
+
+
+def test_losses_with_plain_operators():
+    predictions, targets = make_predictions(count=2, images=2), [make_target(2), make_target(3)]
+    points = FixedPoints(make_points(60))
+    ours = make_criterion(points, importance_ratio=0.75)(predictions, targets)
+    with plain_operators():
+        plain = make_criterion(points, importance_ratio=0.75)(predictions, targets)
+    for name, loss in ours.items():
+        torch.testing.assert_close(loss, plain[name])
 
 
 def test_weights_and_deep_supervision():

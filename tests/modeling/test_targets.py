@@ -36,6 +36,14 @@ def test_a_map_is_sampled_like_its_padded_masks(size, dtype):
     torch.testing.assert_close(dense, expected, atol=1e-5, rtol=0)
 
 
+def test_a_map_whose_bytes_are_all_masks():
+    index = torch.arange(256, dtype=torch.uint8).view(16, 16)
+    segments = SegmentMap(index, 256)
+    rows, points = torch.tensor([0, 255, 17]), make_points(3)
+    expected = sample_at(segments.dense().float()[rows], points)
+    torch.testing.assert_close(segments.sample(rows, points, (16, 16)), expected)
+
+
 def test_points_shared_by_all_masks():
     segments, rows, points = make_map(20, 30, count=6), torch.arange(6), make_points(1)
     shared = segments.sample(rows, points, (20, 30))
