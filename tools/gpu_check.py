@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from ita.cli.types import positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
-SEGMENTS = 20
 WARM_UP = 2
 # Last lines of pytest's output, shown if a test did not pass.
 SHOWN_LINES = 30
@@ -202,90 +200,41 @@ def measure(row: Row, options: argparse.Namespace) -> Figures:
     """Measure a row in this process."""
     import torch
 
-    from ita.config import load_config
+    from benchmarking.models import build_training_step, load_settings, seconds_of
     from ita.engine.hooks import peak_memory
     from ita.engine.precision import tf32
     from ita.meta_arch import build_model
 
     device = torch.device(options.device)
-    settings = {
-        "MODEL.DEVICE": options.device,
-        "MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS": "random",
-        "SOLVER.AMP.ENABLED": row.amp,
-    }
-    cfg = load_config(
-        ROOT / options.config_file, [str(x) for pair in settings.items() for x in pair]
-    )
+    amp = ["SOLVER.AMP.ENABLED", str(row.amp)]
+    cfg = load_settings(ROOT / options.config_file, options.device, amp)
     torch.manual_seed(0)
     model = build_model(cfg)
-    images = options.batch if row.trains else 1
-    work = training_step(cfg, model, options) if row.trains else inference(cfg, model, row, options)
+    if row.trains:
+        work = build_training_step(cfg, model, size=options.size, batch=options.batch)
+    else:
+        work = inference(cfg, model, row, options)
     with tf32(row.tf32, device):
         for _ in range(min(WARM_UP, options.steps)):
             work()
-        times = [timed(work, device) for _ in range(options.steps)]
+        times = [seconds_of(work, device) for _ in range(options.steps)]
+    images = options.batch if row.trains else 1
     return Figures(statistics.median(times), peak_memory(device) / 1e9, images)
-
-
-def timed(work: Callable[[], object], device: Any) -> float:
-    """Seconds of a call, to its end on the device."""
-    import torch
-
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def training_step(cfg: Any, model: Any, options: argparse.Namespace) -> Callable[[], object]:
-    """Return a function that runs an optimizer step on a batch with random segments."""
-    import torch
-    from detectron2.structures import Instances
-
-    from ita.engine.optimizer import build_optimizer
-    from ita.engine.precision import matmul_dtype
-    from ita.engine.step import OptimizerStep
-    from ita.modeling.targets import SegmentMap
-
-    device, clip = torch.device(options.device), cfg.SOLVER.CLIP_GRADIENTS
-    step = OptimizerStep(
-        model.train(),
-        build_optimizer(cfg, model),
-        device=device,
-        dtype=matmul_dtype(cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE, device),
-        max_norm=clip.CLIP_VALUE,
-        norm_type=clip.NORM_TYPE,
-    )
-    model.prepare_training(random_text(model))
-    size = (options.size, options.size)
-    batch = []
-    for _ in range(options.batch):
-        coarse = torch.randint(0, SEGMENTS, (1, 1, 16, 16)).float()
-        index = torch.nn.functional.interpolate(coarse, size=size)[0, 0].to(torch.uint8)
-        classes = torch.randint(0, len(model.train_class_list), (SEGMENTS,))
-        instances = Instances(size, gt_classes=classes, gt_masks=SegmentMap(index, SEGMENTS))
-        batch.append({**random_record(options.size), "instances": instances})
-    return lambda: step([batch])
 
 
 def inference(cfg: Any, model: Any, row: Row, options: argparse.Namespace) -> Callable[[], object]:
     """Return a function that segments an image into the classes of A-150."""
-    from dataclasses import replace
-
     import torch
 
-    from ita.build import inference_options
+    from benchmarking.models import build_segmenter, random_record
     from ita.classes import read_class_list
     from ita.engine.precision import matmul_dtype
-    from ita.segmenter import Segmenter
 
     device = torch.device(options.device)
     dtype = matmul_dtype(row.amp, cfg.SOLVER.AMP.DTYPE, device)
     every = "panoptic" in row.work
-    results = replace(inference_options(cfg), semantic=True, panoptic=every, instance=every)
-    vocabulary = model.eval().make_vocabulary(read_class_list("ade150"), random_text(model))
-    segmenter = Segmenter(model, vocabulary, results)
+    ade150 = read_class_list("ade150")
+    segmenter = build_segmenter(cfg, model, ade150, panoptic=every, instance=every)
     record = random_record(options.size)
 
     def segment() -> object:
@@ -293,27 +242,6 @@ def inference(cfg: Any, model: Any, row: Row, options: argparse.Namespace) -> Ca
             return segmenter([record])
 
     return segment
-
-
-def random_record(size: int) -> dict[str, Any]:
-    """Image of noise."""
-    import torch
-
-    return {"image": torch.randint(0, 256, (3, size, size), dtype=torch.uint8)}
-
-
-def random_text(model: Any) -> Any:
-    """Return a text encoder with random features, since encoding takes minutes on a CPU."""
-    import torch
-
-    from ita.modeling.vocabulary import TextEncoder
-
-    class RandomText(TextEncoder):
-        def encode(self, names: Any, prompts: Any = ()) -> torch.Tensor:
-            features = torch.randn(len(names), self.clip.embed_dim, device=self.clip.device)
-            return torch.nn.functional.normalize(features, dim=-1)
-
-    return RandomText(model.backbone)
 
 
 if __name__ == "__main__":

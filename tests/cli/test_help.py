@@ -174,4 +174,5 @@ def test_every_script_is_a_subcommand_or_a_tool_of_developers():
         for folder in (".", "tools", "datasets")
         for path in (ROOT / folder).glob("*.py")
     }
-    assert scripts == {*SCRIPTS, "tools/gpu_check.py", "tools/toy_comparison.py"}
+    developers = ("benchmark", "gpu_check", "toy_comparison")
+    assert scripts == {*SCRIPTS, *(f"tools/{name}.py" for name in developers)}
