@@ -141,21 +141,20 @@ class SetCriterion(nn.Module):
         Returns:
             [L, 2], for L predictions.
         """
+        masks = matched_masks(predictions, matches)
         sampled = [
-            self._sample_matched(prediction.mask_logits, targets, of_images)
-            for prediction, of_images in zip(predictions, matches, strict=True)
+            self._sample(torch.cat(of_images), targets, of_prediction)
+            for of_images, of_prediction in zip(masks, matches, strict=True)
         ]
         logits, truth = (torch.stack(tensors) for tensors in zip(*sampled, strict=True))
         cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         dice = dice_loss(logits, truth)
         return torch.stack([cross_entropy.mean(dim=-1).sum(dim=1), dice.sum(dim=1)], dim=1)
 
-    def _sample_matched(
-        self, mask_logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
+    def _sample(
+        self, logits: Tensor, targets: Sequence[Target], matches: Sequence[Match]
     ) -> tuple[Tensor, Tensor]:
-        """Sample n matched masks of a prediction [B, Q, H, W] and their targets: [n, P] each."""
-        rows = matched_rows(matches, mask_logits.shape[1])
-        logits = at_least_float32(mask_logits.flatten(0, 1).index_select(0, rows))
+        """Sample the matched masks [n, H, W] of a prediction and their targets: [n, P] each."""
         with torch.no_grad():
             points = self._sample_points(logits)
             of_images = points.split([len(match.targets) for match in matches])
@@ -178,6 +177,28 @@ class SetCriterion(nn.Module):
         # As complex numbers, points are one value to gather.
         uncertain = torch.view_as_complex(candidates).gather(1, largest(uncertainty, num_uncertain))
         return torch.cat([torch.view_as_real(uncertain), points], dim=1)
+
+
+def matched_masks(
+    predictions: Sequence[Prediction], matches: Sequence[Sequence[Match]]
+) -> list[list[Tensor]]:
+    """Mask logits [m, H, W] of the matched queries, of each prediction and image.
+
+    One product for all predictions of an image, as they share its mask features.
+    """
+    masks = []
+    for image, of_image in enumerate(zip(*matches, strict=True)):
+        embedding = torch.cat(
+            [
+                prediction.mask_embedding[image].index_select(0, match.queries)
+                for prediction, match in zip(predictions, of_image, strict=True)
+            ]
+        )
+        features = at_least_float32(predictions[0].mask_features[image])
+        logits = at_least_float32(embedding) @ features.flatten(1)
+        counts = [len(match.queries) for match in of_image]
+        masks.append(logits.unflatten(1, features.shape[1:]).split(counts))
+    return [list(of_images) for of_images in zip(*masks, strict=True)]
 
 
 def matched_rows(matches: Sequence[Match], num_queries: int) -> Tensor:

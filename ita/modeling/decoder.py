@@ -18,11 +18,15 @@ class Prediction(NamedTuple):
 
     Attributes:
         class_logits: [B, Q, C + 1], void last.
-        mask_logits: [B, Q, H / 4, W / 4].
+        mask_logits: [B, Q, H / 4, W / 4], without gradient: the products of the two below.
+        mask_embedding: [B, Q, mask].
+        mask_features: [B, mask, H / 4, W / 4].
     """
 
     class_logits: Tensor
     mask_logits: Tensor
+    mask_embedding: Tensor
+    mask_features: Tensor
 
 
 class DecoderLayer(nn.Module):
@@ -70,10 +74,13 @@ class PredictionHead(nn.Module):
     def forward(self, queries: Tensor, mask_features: Tensor, classifier: Classifier) -> Prediction:
         """Predict from queries [B, Q, h] and mask features [B, mask, H / 4, W / 4]."""
         x = self.norm(queries)
-        mask_logits = mask_products(self.mask_embed(x), mask_features)
+        mask_embedding = self.mask_embed(x)
+        # The losses read a tenth of the masks, and differentiate only these.
+        mask_logits = mask_products(mask_embedding.detach(), mask_features.detach())
         region = self.region_proj(mean_over_masks(mask_features, mask_logits))
         embedding = self.class_embed(region + x)
-        return Prediction(class_logits(embedding, classifier, self.logit_scale), mask_logits)
+        logits = class_logits(embedding, classifier, self.logit_scale)
+        return Prediction(logits, mask_logits, mask_embedding, mask_features)
 
     @torch.no_grad()
     def attended(self, queries: Tensor, mask_features: Tensor) -> Tensor:
@@ -200,7 +207,9 @@ class Decoder(nn.Module):
 
 def mask_products(embedding: Tensor, mask_features: Tensor) -> Tensor:
     """Mask logits of queries: [B, Q, mask] and [B, mask, H, W] -> [B, Q, H, W]."""
-    return (embedding @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
+    # Queries last in memory, as those who read masks at points or pixels want them.
+    products = mask_features.flatten(2).transpose(1, 2) @ embedding.transpose(1, 2)
+    return products.transpose(1, 2).unflatten(2, mask_features.shape[2:])
 
 
 def resized(features: Tensor, size: Sequence[int]) -> Tensor:

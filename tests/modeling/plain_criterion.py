@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ita.modeling.decoder import Prediction
+
 
 def plain_sample(images: Tensor, points: Tensor) -> Tensor:
     """[N, H, W] and [N, P, 2] -> [N, P]."""
@@ -51,6 +53,14 @@ def plain_matches(predictions, targets, draw, num_points):
     return matches
 
 
+def predicted(class_logits, mask_logits):
+    """A prediction of given masks, as products with one feature per cell."""
+    batch, _, height, width = mask_logits.shape
+    features = torch.eye(height * width, dtype=mask_logits.dtype)
+    features = features.view(1, -1, height, width).expand(batch, -1, -1, -1)
+    return Prediction(class_logits, mask_logits, mask_logits.flatten(2), features)
+
+
 def plain_losses(predictions, targets, matches, draw, *, num_points, oversample, importance):
     """Losses before weights, [L] each: class, mask and dice."""
     counts = [len(target.labels) for target in targets]
@@ -59,7 +69,7 @@ def plain_losses(predictions, targets, matches, draw, *, num_points, oversample,
     class_norm = torch.tensor(matched + 0.1 * (queries * len(targets) - matched))
     losses = []
     for prediction, of_images in zip(predictions, matches, strict=True):
-        class_logits, mask_logits = prediction
+        class_logits, mask_logits = prediction.class_logits, prediction.mask_logits
         void = class_logits.shape[-1] - 1
         labels = torch.full(class_logits.shape[:2], void)
         rows = []

@@ -14,7 +14,7 @@ from ita.modeling.matcher import HungarianMatcher, pairwise_losses, uniform_poin
 from ita.modeling.ops.largest import partitioned_largest, plain_largest
 from ita.modeling.ops.plain import plain_operators
 from ita.modeling.targets import DenseMasks, SegmentMap, Target, sample_all_at, sample_at
-from tests.modeling.plain_criterion import plain_losses, plain_matches
+from tests.modeling.plain_criterion import plain_losses, plain_matches, predicted
 from tests.recipe import CRITERION, MATCHER
 
 WEIGHTS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
@@ -39,7 +39,7 @@ def make_points(count, seed=3):
 def make_predictions(count=1, images=1, queries=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [
-        Prediction(
+        predicted(
             2 * torch.randn(images, queries, CLASSES + 1, generator=generator),
             3 * torch.randn(images, queries, 6, 8, generator=generator),
         )
@@ -223,8 +223,9 @@ def test_uniform_points_are_fresh_and_uniform():
 
 def test_predictions_that_are_not_numbers_end_in_losses_that_say_so():
     (good,) = make_predictions()
-    bad = Prediction(good.class_logits.clone(), good.mask_logits.clone())
-    bad.class_logits[0, 1], bad.mask_logits[0, 2] = torch.nan, torch.inf
+    class_logits, mask_logits = good.class_logits.clone(), good.mask_logits.clone()
+    class_logits[0, 1], mask_logits[0, 2] = torch.nan, torch.inf
+    bad = predicted(class_logits, mask_logits)
     losses = make_criterion()([bad], [make_target(4)])
     assert losses["loss_ce"].isnan()
     assert not losses["loss_mask"].isfinite()
@@ -286,14 +287,15 @@ def disjoint(size, count, generator):
 def test_losses_and_gradients_are_the_plain_ones(make_masks, counts, classes, layers, importance):
     """In float64, over odd sizes of masks, images and padding."""
     generator = torch.Generator().manual_seed(1)
-    predictions = [
-        Prediction(
+    pairs = [
+        (
             torch.randn(2, 5, classes + 1, generator=generator, dtype=torch.float64),
             3 * torch.randn(2, 5, 7, 9, generator=generator, dtype=torch.float64),
         )
         for _ in range(layers)
     ]
-    inputs = [tensor.requires_grad_() for prediction in predictions for tensor in prediction]
+    inputs = [tensor.requires_grad_() for pair in pairs for tensor in pair]
+    predictions = [predicted(*pair) for pair in pairs]
     targets = [
         Target(
             torch.randint(0, classes, (count,), generator=generator),
@@ -365,13 +367,12 @@ def test_weights_and_deep_supervision():
 @pytest.mark.parametrize("counts", [(0, 0), (0, 2), (3, 2)])
 def test_everything_predicted_gets_a_gradient(counts):
     """Also without targets: a mask's gradient is then zero, but there."""
-    predictions = make_predictions(images=2)
-    for tensor in predictions[0]:
-        tensor.requires_grad_()
+    (drawn,) = make_predictions(images=2)
+    class_logits, mask_logits = drawn.class_logits, drawn.mask_logits
+    predictions = [predicted(class_logits.requires_grad_(), mask_logits.requires_grad_())]
     targets = [make_target(count, seed) for seed, count in enumerate(counts)]
     criterion = make_criterion(points=uniform_points, importance_ratio=0.75)
     sum(criterion(predictions, targets).values()).backward()
-    class_logits, mask_logits = predictions[0]
     assert class_logits.grad.isfinite().all()
     assert class_logits.grad.any(dim=-1).all()
     assert mask_logits.grad is not None
@@ -456,7 +457,7 @@ def test_matching_of_queries_that_differ_by_little_is_in_float32(seed):
     """By less than bfloat16 would notice."""
     torch.manual_seed(seed)
     base = 3 * torch.randn(1, 1, 6, 8)
-    prediction = Prediction(torch.zeros(1, 8, CLASSES + 1), base + 0.01 * torch.randn(1, 8, 6, 8))
+    prediction = predicted(torch.zeros(1, 8, CLASSES + 1), base + 0.01 * torch.randn(1, 8, 6, 8))
     matcher = make_matcher(num_points=200, point_source=FixedPoints(make_points(200)))
     expected = matcher([prediction], [make_target(4)])[0][0]
     with torch.autocast("cpu", torch.bfloat16):
@@ -468,7 +469,7 @@ def test_matching_of_queries_that_differ_by_little_is_in_float32(seed):
 def test_sums_in_float16_do_not_overflow():
     """Over 12544 points of probability 1 and logits of 60000."""
     masks = torch.full((1, 2, 6, 8), 6e4, dtype=torch.float16)
-    prediction = Prediction(torch.zeros(1, 2, CLASSES + 1, dtype=torch.float16), masks)
+    prediction = predicted(torch.zeros(1, 2, CLASSES + 1, dtype=torch.float16), masks)
     matcher = make_matcher()
     target = as_target(torch.tensor([0]), torch.zeros(1, 24, 32))
     losses = SetCriterion(matcher, WEIGHTS, **CRITERION)([prediction], [target])
