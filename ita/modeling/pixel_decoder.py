@@ -85,16 +85,32 @@ class DeformableAttention(nn.Module):
         """
         heads, levels, points = self.samples
         batch, cells, _ = query.shape
-        # Not by new_tensor, which would wait for the GPU in every layer.
-        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
-        sizes = sizes.to(reference.device, non_blocking=True)
-        offsets = self.offsets(query).view(batch, cells, heads, levels, points, 2)
-        locations = reference[:, None, None, None] + offsets / sizes[:, None]
+        locations = self._locations(query, reference, shapes)
         weights = self.weights(query).view(batch, cells, heads, levels * points).softmax(dim=-1)
         values = self.value(value).view(batch, cells, heads, -1)
         weights = weights.unflatten(-1, (levels, points))
         sampled = deformable_attention(values, shapes, locations, weights)
         return self.output(sampled)
+
+    def _locations(
+        self, query: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Reference plus offsets, which are in cells of the level: [B, S, M, L, P, 2].
+
+        All x come before all y in memory, as the operator likes it. The rows of the matrix are
+        ordered and scaled for that, instead of its far larger product.
+        """
+        # Not by new_tensor, which would wait for the GPU in every layer.
+        sizes = torch.tensor([(w, h) for h, w in shapes], dtype=reference.dtype)
+        sizes = sizes.to(reference.device, non_blocking=True)[:, None]
+        matrix = self.offsets.weight.unflatten(0, (*self.samples, 2)) / sizes[..., None]
+        bias = self.offsets.bias.unflatten(0, (*self.samples, 2)) / sizes
+        matrix = matrix.movedim(3, 0).flatten(1, 3).transpose(1, 2)
+        bias = bias.movedim(3, 0).flatten(1)[:, None]
+        locations = torch.baddbmm(bias, query.flatten(0, 1).expand(2, -1, -1), matrix)
+        locations = locations.unflatten(1, query.shape[:2])
+        locations += reference.T[:, None, :, None]
+        return locations.unflatten(3, self.samples).movedim(0, -1)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -188,8 +204,12 @@ class PixelDecoder(nn.Module):
             features = {name: features[name].float() for name in (*LEVELS, FINEST)}
             levels = self._encode_levels(features)
             finest = self.lateral(features[FINEST])
+            # The level lies channel by channel in memory for the sum with ``finest``.
             finest = finest + F.interpolate(
-                levels[-1], size=finest.shape[-2:], mode="bilinear", align_corners=False
+                levels[-1].contiguous(),
+                size=finest.shape[-2:],
+                mode="bilinear",
+                align_corners=False,
             )
             return PixelFeatures(levels, self.mask_features(self.fusion(finest)))
 

@@ -1,13 +1,21 @@
 """Multi-scale deformable attention against its definition, sample by sample."""
 
 import math
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
 from ita.modeling.ops import deformable_attention
+from ita.modeling.ops.deformable_attention import embedding_bags
+from ita.modeling.ops.plain import plain_operators
 
 SHAPES = ((2, 3), (4, 1), (5, 6))
+ROOT = Path(__file__).parents[2]
 
 
 def make_inputs(shapes=SHAPES, batch=2, queries=3, heads=2, width=4, points=3, spread=1.5, seed=0):
@@ -70,12 +78,82 @@ def test_cell_centers_give_the_cells_themselves():
     torch.testing.assert_close(ours, value.view(1, h * w, 1))
 
 
-def test_gradients():
-    value, locations, weights = make_inputs(((2, 3), (3, 2)), batch=1, queries=2, width=2, points=2)
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 2)), ((1, 4), (1, 1))])
+def test_gradients(shapes):
+    value, locations, weights = make_inputs(shapes, batch=2, queries=2, width=2, points=2)
     tensors = [t.requires_grad_() for t in (value, locations, weights)]
-    assert torch.autograd.gradcheck(
-        lambda v, x, w: deformable_attention(v, ((2, 3), (3, 2)), x, w), tensors
+    assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, shapes, x, w), tensors)
+
+
+def with_gradients(function, shapes, value, locations, weights):
+    """Output, and gradients of all inputs, of a function like ``deformable_attention``."""
+    tensors = [t.detach().requires_grad_() for t in (value, locations, weights)]
+    output = function(tensors[0], shapes, *tensors[1:])
+    scale = torch.linspace(-1, 1, output.numel(), device=output.device).view_as(output)
+    return output, *torch.autograd.grad((output * scale).sum(), tensors)
+
+
+def plain(*args):
+    with plain_operators():
+        return deformable_attention(*args)
+
+
+def assert_equal_to_plain(function, shapes, inputs, tolerance):
+    """Held against the plain definition in float64 on the CPU."""
+    expected = with_gradients(plain, shapes, *(t.double().cpu() for t in inputs))
+    for one, other in zip(with_gradients(function, shapes, *inputs), expected, strict=True):
+        assert one.isfinite().all()
+        error = (one.double().cpu() - other).abs().max()
+        assert error <= tolerance * max(1, other.abs().max())
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("spread", [0.9, 1.5, 1e6])
+@pytest.mark.parametrize("shapes", [SHAPES, ((7, 5),), ((1, 6), (1, 1))])
+def test_equal_to_the_plain_definition_in_several_parts(
+    shapes, spread, dtype, tolerance, monkeypatch
+):
+    monkeypatch.setattr(embedding_bags, "SAMPLES_ON_CPU", 100)
+    inputs = make_inputs(shapes, queries=23, width=32, spread=spread)
+    inputs = [t.to(dtype) for t in inputs]
+    assert_equal_to_plain(deformable_attention, shapes, inputs, tolerance)
+    x_before_y = inputs[1].movedim(-1, 0).contiguous().movedim(0, -1)
+    ours = deformable_attention(inputs[0], shapes, x_before_y, inputs[2])
+    assert torch.equal(ours, deformable_attention(inputs[0], shapes, *inputs[1:]))
+
+
+def test_gradients_of_whole_cells_are_those_to_the_right():
+    """As of the plain definition: the first offsets of training are whole numbers."""
+    value, locations, weights = make_inputs(((8, 8), (4, 4)), queries=9, width=8)
+    locations = ((locations * 8).round() - 0.5) / 8
+    assert_equal_to_plain(
+        deformable_attention, ((8, 8), (4, 4)), (value, locations, weights), 1e-10
     )
+
+
+def test_no_queries():
+    value, locations, weights = make_inputs(queries=0)
+    output, of_value, *_ = with_gradients(deformable_attention, SHAPES, value, locations, weights)
+    assert output.shape == (2, 0, 8)
+    assert not of_value.any()
+
+
+def test_locations_that_are_not_numbers_spoil_their_queries_only():
+    value, locations, weights = make_inputs()
+    expected = deformable_attention(value, SHAPES, locations, weights)
+    locations[0, 1] = math.nan
+    ours = deformable_attention(value, SHAPES, locations, weights)
+    assert ours[0, 1].isnan().all()
+    others = torch.tensor([[True, False, True], [True, True, True]])
+    assert torch.equal(ours[others], expected[others])
+
+
+def test_only_inputs_are_kept_for_the_backward_pass():
+    inputs = [t.requires_grad_() for t in make_inputs()]
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        deformable_attention(inputs[0], ((2, 3), (2, 2), (5, 6)), *inputs[1:])
+    assert sum(t.numel() for t in kept) <= sum(t.numel() for t in inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -89,15 +167,42 @@ def test_lower_precision(dtype):
     )
 
 
+def check_kernels():
+    from ita.modeling.ops.deformable_attention.gpu_kernels import triton_deformable_attention
+
+    # Nine queries of two images are two blocks, the second with room to spare.
+    for shapes, width, queries, dtype, tolerance in (
+        (((3, 2), (1, 4)), 8, 9, torch.float32, 1e-5),
+        (((3, 5),), 12, 3, torch.float32, 1e-5),
+        (((1, 1),), 64, 3, torch.float32, 1e-5),
+        (((3, 5),), 32, 3, torch.float16, 3e-3),
+        (((3, 5),), 8, 3, torch.bfloat16, 2e-2),
+    ):
+        inputs = make_inputs(shapes, queries=queries, width=width, points=2)
+        inputs = [t.to(dtype) for t in inputs]
+        assert_equal_to_plain(triton_deformable_attention, shapes, inputs, tolerance)
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+def test_kernels_in_the_interpreter():
+    """In a process of its own: Triton reads the variable when it is imported."""
+    code = "from tests.modeling.test_deformable_attention import check_kernels; check_kernels()"
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_the_gpu_agrees():
-    value, locations, weights = (t.cuda().float() for t in make_inputs())
-    tensors = [t.requires_grad_() for t in (value, locations, weights)]
-    ours = deformable_attention(value, SHAPES, locations, weights)
-    gradients = torch.autograd.grad(ours.square().sum(), tensors)
-    on_cpu = [t.requires_grad_() for t in make_inputs()]
-    expected = deformable_attention(on_cpu[0], SHAPES, *on_cpu[1:])
-    expected_gradients = torch.autograd.grad(expected.square().sum(), on_cpu)
-    for one, other in zip((ours, *gradients), (expected, *expected_gradients), strict=True):
-        torch.testing.assert_close(one.double().cpu(), other, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 1e-2)])
+def test_the_gpu_agrees(dtype, tolerance, deterministic):
+    inputs = [t.cuda().to(dtype) for t in make_inputs(queries=37, width=32)]
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        assert_equal_to_plain(deformable_attention, SHAPES, inputs, tolerance)
+        results = [with_gradients(deformable_attention, SHAPES, *inputs) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(before)
+    if deterministic:
+        assert all(map(torch.equal, *results))
