@@ -295,7 +295,7 @@ image = transforms.ResizeShortestEdge(32).get_transform(np.zeros((64, 64, 3), np
 pixels = torch.as_tensor(image.apply_image(np.zeros((64, 64, 3), np.uint8))).permute(2, 0, 1)
 with torch.no_grad():
     output = model([{"image": pixels, "height": 64, "width": 64}])
-assert output[0]["label_map"].shape == (64, 64)
+assert output[0]["sem_seg"].shape == (54, 64, 64)
 assert "coco_2017_val" in DatasetCatalog.list()
 import panopticapi.evaluation
 """
