@@ -210,13 +210,13 @@ def test_an_image_is_encoded_once_for_many_class_lists(toy, scene, monkeypatch):
 
 
 def test_low_precision_gives_the_same_labels(toy, scene):
-    classes = ["red circle", "striped star, stripy pentagram", "grass", "water", "sand"]
-    image = scene[0]
+    """Where the classes are those of the scene; among classes that are not, scores are close."""
+    image, _, names = scene
     low = ita.load(precision="bfloat16")
     assert low.dtype == low.model.backbone.tower.dtype == torch.bfloat16
-    expected, encoded = toy.segment(image, classes).label_map, low.encode(image)
-    for ours in (encoded.segment(classes), low.segment([image], classes)[0]):
-        assert (ours.label_map == expected).mean() > 0.99
+    expected, encoded = toy.segment(image, names).label_map, low.encode(image)
+    for ours in (encoded.segment(names), low.segment([image], names)[0]):
+        assert (ours.label_map == expected).mean() > 0.999
     # Features of the image encoder itself were rounded.
     exact = toy.encode(image).features.dense
     assert 0 < (encoded.features.dense - exact).abs().max() < 0.1 * exact.abs().max()

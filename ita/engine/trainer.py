@@ -74,7 +74,7 @@ class Trainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.test_sets = _load_test_sets(cfg)
         check_best_metric(cfg.TEST.BEST_METRIC, _tasks(cfg, self.test_sets))
-        self.mapper = _build_mapper(cfg)
+        self.mapper = build_training_mapper(cfg)
         self.model = build_model(cfg)
         self.model.train()
         self.optimizer = build_optimizer(cfg, self.model)
@@ -289,7 +289,8 @@ def _tasks(cfg: CfgNode, test_sets: Iterable[TestSet]) -> dict[str, list[str]]:
     }
 
 
-def _build_mapper(cfg: CfgNode) -> TrainingMapper:
+def build_training_mapper(cfg: CfgNode) -> TrainingMapper:
+    """Build the mapper of a config's training set, which must be registered."""
     return TrainingMapper(
         MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
         image_size=cfg.INPUT.IMAGE_SIZE,

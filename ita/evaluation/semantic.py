@@ -42,38 +42,26 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: test records with the annotation fields of their data set.
-            outputs: model outputs at the label's size: ``label_map``, the class of each pixel
-                [h, w], or else ``sem_seg``, the scores of the classes [C, h, w].
+            outputs: model outputs; ``label_map`` is the class of each pixel, integers [h, w] at the
+                label's size.
 
         Raises:
             UserError: prediction and label differ in size, or an id is outside the class list.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            prediction = self._predicted_classes(output)
             label = self._truth.classes(record)
-            self._add(label_name(record), torch.from_numpy(label), prediction)
-
-    def _predicted_classes(self, output: dict) -> torch.Tensor:
-        """Class ids [h, w] of a model's output, on its device."""
-        if "label_map" in output:
-            classes = output["label_map"]
-            count = int(classes.max()) + 1 if classes.numel() else 0
-            fits = count <= len(self._class_list)
-        else:
-            classes, count = output["sem_seg"].argmax(dim=0), len(output["sem_seg"])
-            fits = count == len(self._class_list)
-        if not fits:
-            raise UserError(
-                f"the model predicts {count} classes, but class list {self._class_list.name} has "
-                f"{len(self._class_list)}"
-            )
-        return classes
+            self._add(label_name(record), torch.from_numpy(label), output["label_map"])
 
     def _add(self, name: str, label: torch.Tensor, prediction: torch.Tensor) -> None:
         if label.shape != prediction.shape:
             raise UserError(
                 f"{name}: the label is {_size(label)} but the prediction is {_size(prediction)}; "
                 "check that the label belongs to the image, and the record's height and width"
+            )
+        if (count := int(prediction.max()) + 1) > len(self._class_list):
+            raise UserError(
+                f"{name}: the model predicts {count} classes, but class list "
+                f"{self._class_list.name} has {len(self._class_list)}"
             )
         device = prediction.device
         # Ignored pixels are -1. 32 bits hold the pairs of up to 46,000 classes.

@@ -17,12 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from ita.modeling.image_towers import STAGES, STRIDES, image_tower
 from ita.modeling.ops.plain import plain_selected
-from ita.modeling.text_prefixes import (
-    can_share_prefixes,
-    encode_prefixes,
-    is_causal,
-    project_text,
-)
+from ita.modeling.text_prefixes import can_share_prefixes, encode_prefixes, project_text
 
 # Texts per forward pass of the text tower.
 TEXT_BATCH = 512
@@ -202,18 +197,10 @@ class FrozenCLIP(Backbone):
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Encode token ids [N, context] as features [N, D]."""
-        clip = self.clip
-        if plain_selected() or not is_causal(clip):
-            return torch.cat(
-                [clip.encode_text(t.to(self.device)) for t in tokens.split(TEXT_BATCH)]
-            )
-        if can_share_prefixes(clip):
-            return encode_prefixes(clip, tokens)
-        # Batch texts of similar length: a batch is only as long as its longest text.
-        order = tokens.argmax(dim=-1).argsort()
-        batches = tokens[order].to(self.device).split(TEXT_BATCH)
-        features = torch.cat([encode_tokens(clip, batch) for batch in batches])
-        return features[order.argsort().to(self.device)]
+        if can_share_prefixes(self.clip) and not plain_selected():
+            return encode_prefixes(self.clip, tokens)
+        batches = tokens.split(TEXT_BATCH)
+        return torch.cat([self.clip.encode_text(batch.to(self.device)) for batch in batches])
 
 
 def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:

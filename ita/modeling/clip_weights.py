@@ -14,7 +14,6 @@ import torch
 from open_clip.model import set_model_preprocess_cfg
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ita.errors import UserError
 from ita.files import find_file
@@ -128,23 +127,8 @@ def _build(model_config: Mapping[str, Any], model_name: str) -> Any:
 
 def _build_empty(model_config: Mapping[str, Any], model_name: str) -> Any:
     """Build a model whose tensors have shapes and types but no values."""
-    with torch.device("meta"), _WithoutClamping():
+    with torch.device("meta"):
         return _build(model_config, model_name)
-
-
-class _WithoutClamping(TorchFunctionMode):
-    """Skips an in-place clamp of tensors without values, which changes nothing.
-
-    PyTorch computes the shape of its result in Python, which is most of the time that timm's
-    initialization of a large ConvNeXt takes.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.clamp_ and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
 
 
 def _build_random(model_config: Mapping[str, Any], model_name: str) -> Any:

@@ -85,8 +85,7 @@ class TimmTower:
         return _matrix_dtype(self.trunk)
 
     def stages(self) -> Sequence[nn.Module]:
-        head = self.trunk.get_classifier(), getattr(self.trunk, "head", None)
-        return [module for module in self.trunk.children() if module not in head]
+        return [module for name, module in self.trunk.named_children() if name != "head"]
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         dense, stages = self.trunk.forward_intermediates(images, indices=self.indices)

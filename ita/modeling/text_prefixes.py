@@ -155,24 +155,24 @@ def last_prefixes(prefixes: Tensor, group: Group) -> Tensor:
     return prefixes[group.start : group.stop, group.length - group.new : group.length]
 
 
-def is_causal(clip: nn.Module) -> bool:
-    """Whether a CLIP pools text at its largest token id after a causal transformer."""
+def can_share_prefixes(clip: Any) -> bool:
+    """Whether a CLIP pools text at its largest token id after a known, causal transformer."""
     if not (_is_exactly(clip, open_clip.CLIP) and clip.text_pool_type == "argmax"):
         return False
-    mask: Any = clip.attn_mask
-    return mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
-
-
-def can_share_prefixes(clip: open_clip.CLIP) -> bool:
-    """Whether :func:`encode_prefixes` knows all parts of a causal CLIP's text transformer."""
-    return _is_exactly(clip.transformer, Transformer) and all(
-        _is_exactly(block, ResidualAttentionBlock)
-        and _is_exactly(block.attn, nn.MultiheadAttention)
-        and block.attn.in_proj_weight is not None
-        and block.attn.in_proj_bias is not None
-        and block.attn.bias_k is None
-        and not block.attn.add_zero_attn
-        for block in clip.transformer.resblocks
+    mask, transformer = clip.attn_mask, clip.transformer
+    causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+    return (
+        causal
+        and _is_exactly(transformer, Transformer)
+        and all(
+            _is_exactly(block, ResidualAttentionBlock)
+            and _is_exactly(block.attn, nn.MultiheadAttention)
+            and block.attn.in_proj_weight is not None
+            and block.attn.in_proj_bias is not None
+            and block.attn.bias_k is None
+            and not block.attn.add_zero_attn
+            for block in transformer.resblocks
+        )
     )
 
 
@@ -186,7 +186,7 @@ def encode_prefixes(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """Encode texts as ``clip.encode_text`` does, each distinct prefix once; no gradients.
 
     Args:
-        clip: a CLIP for which :func:`is_causal` and :func:`can_share_prefixes` hold.
+        clip: a CLIP for which :func:`can_share_prefixes` holds.
         tokens: int64 [N, context] token ids on the CPU, N > 0.
 
     Returns:

@@ -1,5 +1,6 @@
 """Image towers of timm's families: features, pooling and refusals (design section 1)."""
 
+import copy
 import json
 
 import pytest
@@ -137,3 +138,17 @@ def test_unsuitable_towers_are_refused(tower):
 def test_towers_are_refused_before_weights_are_looked_for(name):
     with pytest.raises(UserError, match="convolutional image tower"):
         build_clip(name, "no such weights")
+
+
+def test_stages_stored_in_low_precision(clip):
+    """Whatever follows the features has float32 weights, as it gets float32 values."""
+    stored = copy.deepcopy(clip)
+    stored.store_stages(torch.bfloat16)
+    expected, ours = clip(images()), stored(images())
+    for name, feature in expected.items():
+        assert ours[name].dtype == torch.float32
+        assert (ours[name] - feature).norm() < 0.05 * feature.norm(), name
+    mask = torch.ones(2, 3, 3, 3)
+    assert torch.equal(
+        stored.embed_masks(expected[DENSE], mask), clip.embed_masks(expected[DENSE], mask)
+    )

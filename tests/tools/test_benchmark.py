@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
 import platform
 import shutil
-import subprocess
-import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,21 +24,13 @@ from benchmarking.worker import Memory, serve
 from benchmarking.works import Work, made_up_classes
 from ita.modeling.ops.plain import plain_selected
 from ita.toy.dataset import make_toy_dataset
+from tests.tools.scripts import ROOT, run_tool
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools" / "benchmark.py"
 TOY = ("--config-file", "configs/toy/ita_tiny_random.yaml")
 ONCE = ("--repeats", "1", "--warm-up", "0", "--threads", "1")
 
 
-def benchmark(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+benchmark = partial(run_tool, "benchmark.py")
 
 
 def measured(tmp_path, *arguments, **environment):

@@ -1,24 +1,12 @@
 """The check of a machine for training, on the CPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tools" / "gpu_check.py"
+from tests.tools.scripts import run_tool
 
-
-def check(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
+check = partial(run_tool, "gpu_check.py")
 
 
 def test_steps_are_measured_on_any_device(tmp_path):

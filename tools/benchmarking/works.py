@@ -186,23 +186,15 @@ def attention(settings: Namespace) -> Work:
 
 def loader(settings: Namespace) -> Work:
     """Load and augment images of the training set."""
-    from detectron2.data import MetadataCatalog
 
     from benchmarking.models import load_settings
     from ita.data.loaders import build_train_loader
-    from ita.data.mapper import TrainingMapper
     from ita.data.registration import register_all
+    from ita.engine.trainer import build_training_mapper
 
     cfg = load_settings(settings.config_file, "cpu", settings.override)
     register_all(cfg.DATASETS.CUSTOM)
-    mapper = TrainingMapper(
-        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
-        image_size=cfg.INPUT.IMAGE_SIZE,
-        min_scale=cfg.INPUT.MIN_SCALE,
-        max_scale=cfg.INPUT.MAX_SCALE,
-        flip=cfg.INPUT.RANDOM_FLIP,
-        pad=cfg.INPUT.PAD_TO_IMAGE_SIZE,
-    )
+    mapper = build_training_mapper(cfg)
     workers = settings.workers
     batches = iter(
         build_train_loader(

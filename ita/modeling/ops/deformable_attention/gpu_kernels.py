@@ -115,6 +115,39 @@ def _axis(
 
 
 @triton.jit
+def _bags(
+    num_queries: tl.tensor,
+    total: tl.tensor,
+    cells: tl.tensor,
+    heads: tl.tensor,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Numbers of the program's queries and head together, which of them exist, first values."""
+    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    head = tl.program_id(1)
+    base = (query // num_queries * cells * heads + head) * WIDTH
+    return query * heads + head, query < total, base
+
+
+@triton.jit
+def _sample(
+    x: tl.tensor,
+    y: tl.tensor,
+    weights: tl.tensor,
+    sample: tl.tensor,
+    valid: tl.tensor,
+    h: tl.tensor,
+    w: tl.tensor,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """Upper left cell (row, column), fractions (v, u) and weight of samples [BLOCK]."""
+    column, u = _axis(x, sample, valid, w)
+    row, v = _axis(y, sample, valid, h)
+    weight = tl.load(weights + sample, mask=valid, other=0).to(tl.float32)
+    return row, column, v, u, weight
+
+
+@triton.jit
 def _forward_kernel(
     value: tl.tensor,
     x: tl.tensor,
@@ -132,12 +165,8 @@ def _forward_kernel(
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    head = tl.program_id(1)
-    valid = query < total
+    bag, valid, base = _bags(num_queries, total, cells, heads, WIDTH, BLOCK)
     channel = tl.arange(0, COLUMNS)
-    bag = query * heads + head
-    base = (query // num_queries * cells * heads + head) * WIDTH
     sums = tl.zeros((BLOCK, COLUMNS), tl.float32)
     for level in range(LEVELS):
         h = tl.load(levels + 3 * level)
@@ -145,9 +174,7 @@ def _forward_kernel(
         first = tl.load(levels + 3 * level + 2)
         for point in range(POINTS):
             sample = bag * LEVELS * POINTS + level * POINTS + point
-            column, u = _axis(x, sample, valid, w)
-            row, v = _axis(y, sample, valid, h)
-            weight = tl.load(weights + sample, mask=valid, other=0).to(tl.float32)
+            row, column, v, u, weight = _sample(x, y, weights, sample, valid, h, w)
             for i in tl.static_range(2):
                 for j in tl.static_range(2):
                     offsets, inside = _corner(
@@ -182,12 +209,8 @@ def _backward_kernel(
     BLOCK: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
-    query = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    head = tl.program_id(1)
-    valid = query < total
+    bag, valid, base = _bags(num_queries, total, cells, heads, WIDTH, BLOCK)
     channel = tl.arange(0, COLUMNS)
-    bag = query * heads + head
-    base = (query // num_queries * cells * heads + head) * WIDTH
     mask = valid[:, None] & (channel < WIDTH)[None]
     g = tl.load(gradient + bag[:, None] * WIDTH + channel[None], mask=mask, other=0)
     g = g.to(tl.float32)
@@ -197,9 +220,7 @@ def _backward_kernel(
         first = tl.load(levels + 3 * level + 2)
         for point in range(POINTS):
             sample = bag * LEVELS * POINTS + level * POINTS + point
-            column, u = _axis(x, sample, valid, w)
-            row, v = _axis(y, sample, valid, h)
-            weight = tl.load(weights + sample, mask=valid, other=0).to(tl.float32)
+            row, column, v, u, weight = _sample(x, y, weights, sample, valid, h, w)
             along_x = tl.zeros((BLOCK,), tl.float32)
             along_y = tl.zeros((BLOCK,), tl.float32)
             sampled = tl.zeros((BLOCK,), tl.float32)
