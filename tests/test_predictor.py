@@ -36,7 +36,7 @@ def scene():
 
 @pytest.fixture(scope="module")
 def toy():
-    return ita.load()
+    return ita.load(precision="float32")
 
 
 def test_the_toy_model_knows_its_shapes(toy, scene):

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
+from timm.layers import GELU, Mlp
 from torch import Tensor, nn
 
 from ita.errors import UserError
+from ita.modeling.layers import FrozenMLP
 
 STAGES = ("res2", "res3", "res4", "res5")
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -68,6 +70,7 @@ class TimmTower:
 
     def __init__(self, visual: TimmModel) -> None:
         self.visual, self.trunk = visual, visual.trunk
+        _replace_mlps(self.trunk)
         self.indices = _stage_indices(self.trunk)
         weight = next(self.trunk.parameters())
         with torch.no_grad(), _refusing_failures(self.trunk):
@@ -125,6 +128,20 @@ class TimmTower:
 def _matrix_dtype(tower: nn.Module) -> torch.dtype:
     """Precision of the first convolution, which belongs to the stem."""
     return next(module.weight.dtype for module in tower.modules() if isinstance(module, nn.Conv2d))
+
+
+def _replace_mlps(trunk: nn.Module) -> None:
+    """Have the MLPs of a frozen trunk computed without storing their hidden features."""
+    for parent in list(trunk.modules()):
+        for name, child in parent.named_children():
+            if type(child) is Mlp and _is_plain(child):
+                linears: list[Any] = [child.fc1, child.fc2]  # not convolutions, as _is_plain saw
+                setattr(parent, name, FrozenMLP(*linears))
+
+
+def _is_plain(mlp: Mlp) -> bool:
+    linear, plain_norm = isinstance(mlp.fc1, nn.Linear), isinstance(mlp.norm, nn.Identity)
+    return linear and plain_norm and isinstance(mlp.act, GELU)
 
 
 def _stage_indices(trunk: Any) -> list[int]:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ita.modeling.ops.feed_forward import feed_forward
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them.
@@ -40,7 +42,26 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
-        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm(x + feed_forward(x, self.linear1, F.relu_, self.linear2))
+
+
+class FrozenMLP(nn.Module):
+    """Two linear layers around a GELU, in place of timm's ``Mlp`` and with its parameters.
+
+    Gradients are not supported, since the GELU works in place.
+
+    Args:
+        fc1: width -> hidden width.
+        fc2: hidden width -> width.
+    """
+
+    def __init__(self, fc1: nn.Linear, fc2: nn.Linear) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = fc1, fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return feed_forward(x, self.fc1, torch.ops.aten.gelu_, self.fc2)
 
 
 class Attention(nn.Module):

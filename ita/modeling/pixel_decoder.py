@@ -86,9 +86,10 @@ class DeformableAttention(nn.Module):
         heads, levels, points = self.samples
         batch, cells, _ = query.shape
         locations = self._locations(query, reference, shapes)
-        weights = self.weights(query).view(batch, cells, heads, levels * points).softmax(dim=-1)
-        values = self.value(value).view(batch, cells, heads, -1)
-        weights = weights.unflatten(-1, (levels, points))
+        # Autocast may round the projections, not what is computed with them.
+        values = self.value(value).to(query.dtype).view(batch, cells, heads, -1)
+        weights = self.weights(query).to(query.dtype).view(batch, cells, heads, -1)
+        weights = weights.softmax(dim=-1).unflatten(-1, (levels, points))
         sampled = deformable_attention(values, shapes, locations, weights)
         return self.output(sampled)
 
@@ -107,7 +108,8 @@ class DeformableAttention(nn.Module):
         bias = self.offsets.bias.unflatten(0, (*self.samples, 2)) / sizes
         matrix = matrix.movedim(3, 0).flatten(1, 3).transpose(1, 2)
         bias = bias.movedim(3, 0).flatten(1)[:, None]
-        locations = torch.baddbmm(bias, query.flatten(0, 1).expand(2, -1, -1), matrix)
+        with torch.autocast(query.device.type, enabled=False):
+            locations = torch.baddbmm(bias, query.flatten(0, 1).expand(2, -1, -1), matrix)
         locations = locations.unflatten(1, query.shape[:2])
         locations += reference.T[:, None, :, None]
         return locations.unflatten(3, self.samples).movedim(0, -1)
@@ -194,13 +196,18 @@ class PixelDecoder(nn.Module):
                 module.reset_parameters()
 
     def forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
-        """Encode a feature pyramid, in float32 even under mixed precision.
+        """Encode a feature pyramid.
+
+        Under mixed precision, training and evaluation in float16, with its narrow range, stay in
+        float32; evaluation in bfloat16 does, too, for the sampling.
 
         Args:
             features: res2 ... res5, [B, C, H / s, W / s] with strides s of 4, 8, 16, 32.
         """
-        device = features[FINEST].device
-        with torch.autocast(device.type, enabled=False):
+        device = features[FINEST].device.type
+        mixed = torch.is_autocast_enabled(device) and not self.training
+        mixed = mixed and torch.get_autocast_dtype(device) == torch.bfloat16
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
             features = {name: features[name].float() for name in (*LEVELS, FINEST)}
             levels = self._encode_levels(features)
             finest = self.lateral(features[FINEST])

@@ -74,6 +74,23 @@ def test_the_whole_image_is_embedded_as_clip_does(clip, size):
     assert_close(clip.embed_masks(dense, masks)[:, 1], expected)
 
 
+@pytest.mark.parametrize("name", ["test_convnext", "test_convnext2", "convnextv2_atto"])
+@torch.no_grad()
+def test_features_are_those_of_timm(name):
+    visual = TimmModel(name, 24, pool="", proj="linear", pretrained=False).eval()
+    for parameter_name, parameter in visual.named_parameters():
+        if "gamma" in parameter_name:  # of branches, small at first
+            nn.init.constant_(parameter, 0.5)
+    theirs = copy.deepcopy(visual)
+    tower = image_tower(visual)
+    assert visual.state_dict().keys() == theirs.state_dict().keys()
+    x = images((192, 192))
+    dense, stages = theirs.trunk.forward_intermediates(x)
+    features = tower.features(x)
+    for ours, expected in zip(features.values(), [*stages[-4:], dense], strict=True):
+        assert_close(ours, expected)
+
+
 def test_features_of_four_strides(clip):
     features = clip(images((64, 160)))
     for name in STAGES:

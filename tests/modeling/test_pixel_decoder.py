@@ -193,7 +193,7 @@ def test_initial_weights():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_everything_is_float32_under_mixed_precision(dtype):
+def test_training_is_float32_under_mixed_precision(dtype):
     decoder, types = make_decoder(), set()
     for module in decoder.modules():
         module.register_forward_hook(
@@ -205,6 +205,27 @@ def test_everything_is_float32_under_mixed_precision(dtype):
         ours = decoder(pyramid)
     assert types == {torch.float32}
     assert torch.equal(ours.mask_features, expected.mask_features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@torch.no_grad()
+def test_evaluation_in_low_precision(dtype, monkeypatch):
+    decoder, sampled = make_decoder().eval(), []
+
+    def recorded(value, shapes, locations, weights):
+        sampled.extend([value.dtype, locations.dtype, weights.dtype])
+        return deformable_attention(value, shapes, locations, weights)
+
+    monkeypatch.setattr("ita.modeling.pixel_decoder.deformable_attention", recorded)
+    expected = decoder(make_pyramid())
+    with torch.autocast("cpu", dtype):
+        ours = decoder(make_pyramid())
+    rounded = dtype == torch.bfloat16  # the range of float16 may be too small
+    assert (ours.mask_features.dtype == dtype) == rounded
+    assert set(sampled) == {torch.float32}
+    for one, other in zip((*ours.levels, ours[1]), (*expected.levels, expected[1]), strict=True):
+        error = (one.float() - other).norm() / other.norm()
+        assert (0 < error < 0.01) if rounded else error == 0
 
 
 def test_every_parameter_gets_a_gradient():
