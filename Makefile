@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV_FLAGS ?=
 CONSTRAINTS ?= constraints.txt
 WHEEL_DIR ?=
-PYTEST_FLAGS ?=
+# A test process per core, up to 4, each with the files of tests it takes next.
+PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
 # Settings of this machine, in place of the ones above.
 -include local.mk
 

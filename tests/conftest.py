@@ -1,6 +1,7 @@
 """Tiny models with random weights, shared by the tests of the model's parts."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -27,6 +28,11 @@ RESNET = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
 }
 TRAIN_CLASSES = ("cat", "dog, puppy", "sky", "grass, lawn, meadow", "car")
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of the test processes that share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ita.modeling.decoder import Prediction
@@ -86,6 +85,9 @@ class HungarianMatcher(nn.Module):
                 for image, target in enumerate(targets)
             ]
         # One transfer for all costs, to wait for the GPU only once, and one for all matches.
+        # A tenth of the start of a process that only segments.
+        from scipy.optimize import linear_sum_assignment
+
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         # NaN predictions match nothing; the divergence is reported by their loss.
         flat = flat.nan_to_num(nan=NON_FINITE_COST, posinf=NON_FINITE_COST)

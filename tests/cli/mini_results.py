@@ -113,7 +113,8 @@ def label_maps(family, words, weights, data, stems):
     own = [*words, "MODEL.ITA.SELF_ATTENTION", "True"]
     # Panoptic results, which the Python interface leaves out, imply this order of resizing.
     own += ["MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", family == "ade20k"]
-    predictor = ita.load(config, weights, overrides=list(map(str, own)))
+    options = {"overrides": list(map(str, own)), "precision": "float32"}  # as evaluations
+    predictor = ita.load(config, weights, **options)
     classes, images = read_class_list(SETS[family][1]), data / SETS[family][3]
     return {stem: predictor.segment(images / f"{stem}.jpg", classes).label_map for stem in stems}
 
