@@ -6,7 +6,7 @@ VENV_FLAGS ?=
 CONSTRAINTS ?= constraints.txt
 WHEEL_DIR ?=
 # A test process per core, up to 4, each with the files of tests it takes next.
-PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST_FLAGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Settings of this machine, in place of the ones above.
 -include local.mk
 

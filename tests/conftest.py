@@ -35,6 +35,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of the test processes that share 
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Start the longest files first, beside which the other test processes do the rest."""
+    longest = ("test_demo.py", "test_train_net.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def without_user_cache():
     """Tests, and the processes that they start, neither read nor write the user's files."""
