@@ -209,9 +209,15 @@ def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
     Features are pooled at the end-of-text token, which has the largest id, so positions after the
     longest text have no effect and are dropped: class names need a fifth of the 77 positions.
     """
-    length = int(tokens.argmax(dim=-1).max()) + 1
-    tokens = tokens[:, :length]
+    return encode_trimmed_tokens(clip, tokens[:, : int(tokens.argmax(dim=-1).max()) + 1])
+
+
+def encode_trimmed_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """Compute :func:`encode_tokens` of token ids [N, length], as long as the longest text."""
+    # By numbers, since exporters take a slice to be shorter than the context.
+    texts, positions = (torch.arange(size, device=tokens.device) for size in tokens.shape)
     dtype = clip.transformer.get_cast_dtype()
-    x = clip.token_embedding(tokens).to(dtype) + clip.positional_embedding[:length].to(dtype)
-    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
-    return project_text(clip, x[torch.arange(len(x)), tokens.argmax(dim=-1)])
+    x = clip.token_embedding(tokens).to(dtype) + clip.positional_embedding[positions].to(dtype)
+    mask = clip.attn_mask[positions][:, positions]
+    x = clip.ln_final(clip.transformer(x, attn_mask=mask))
+    return project_text(clip, x[texts, tokens.argmax(dim=-1)])

@@ -172,7 +172,7 @@ class Decoder(nn.Module):
         Returns:
             The predictions, in order.
         """
-        queries, position = self._initial_queries(len(mask_features), dominant)
+        queries, position = self._initial_queries(mask_features.shape[0], dominant)
         keys, values = self._keys_and_values(levels)
         level_masks = [resized(mask_features.detach(), level.shape[-2:]) for level in levels]
         of_layers = [queries]
@@ -187,11 +187,13 @@ class Decoder(nn.Module):
     def _initial_queries(self, batch: int, dominant: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return queries [B, K' + L, h], dominant ones first, and their positions [K' + L, h]."""
         queries = self.query_feature.weight.expand(batch, -1, -1)
-        position = self.query_position.weight
-        present = 0 if dominant is None else dominant.shape[1]
-        if dominant is not None:
-            queries = torch.cat([dominant.to(queries.dtype), queries], dim=1)
-        return queries, torch.cat([position[:present], position[self.num_dominant :]])
+        if dominant is None:
+            return queries, self.query_position.weight[self.num_dominant :]
+        queries = torch.cat([dominant.to(queries.dtype), queries], dim=1)
+        # By row numbers, since exporters take slices of varying length to be as long as here.
+        first = torch.arange(dominant.shape[1], device=queries.device)
+        last = torch.arange(self.num_queries, device=queries.device) + self.num_dominant
+        return queries, self.query_position(torch.cat([first, last]))
 
     def _keys_and_values(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         keys, values = [], []

@@ -48,7 +48,9 @@ class DominantCategories(nn.Module):
             image = F.normalize(image_embedding.float(), dim=-1)
             cosine = image @ candidates.ranking.T
         order = cosine.argsort(dim=-1, descending=True, stable=True)
-        return order[:, : self.num_dominant]
+        # By numbers, since exporters take a slice to be as long as here.
+        count = torch.sym_min(self.num_dominant, order.shape[1])
+        return order[:, torch.arange(count, device=order.device)]
 
     def forward(self, index: Tensor, candidates: Candidates) -> Tensor:
         """Project the dominant categories to queries.
@@ -91,18 +93,22 @@ def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:
 
 
 def valid_fraction(
-    valid_sizes: Sequence[tuple[int, int]], grid: tuple[int, int], stride: int, device: torch.device
+    valid_sizes: Sequence[tuple[int, int]] | Tensor,
+    grid: tuple[int, int],
+    stride: int,
+    device: torch.device,
 ) -> Tensor:
     """Fraction of each cell of a stride-``stride`` grid that is image rather than padding.
 
     Args:
-        valid_sizes: (height, width) in pixels of each image, at the top left of its padded frame.
+        valid_sizes: (height, width) in pixels of each image, at the top left of its padded frame;
+            or int64 [B, 2].
         grid: (h, w) in cells.
 
     Returns:
         [B, h, w] in 0-1.
     """
-    size = torch.tensor(valid_sizes, dtype=torch.float32) / stride
+    size = torch.as_tensor(valid_sizes, dtype=torch.float32) / stride
     size = size.to(device, non_blocking=True)  # the GPU is busy with the image encoder
 
     def along(length: Tensor, cells: int) -> Tensor:

@@ -276,8 +276,8 @@ def class_logits(embedding: Tensor, classifier: Classifier, logit_scale: Tensor)
     scale = logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
     logits = scale * F.normalize(embedding, dim=-1) @ classifier.weight.T
     synonyms, void = logits[..., :-1], logits[..., -1:]
-    if synonyms.shape[-1] == classifier.num_classes:  # no class has a second synonym
-        return logits
+    if not plain_selected() and synonyms.shape[-1] == classifier.num_classes:
+        return logits  # no class has a second synonym
     classes = synonyms.new_full((*synonyms.shape[:-1], classifier.num_classes), -torch.inf)
     index = classifier.class_index.expand_as(synonyms)
     return torch.cat([classes.scatter_reduce(-1, index, synonyms, "amax"), void], dim=-1)
