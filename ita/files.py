@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,3 +87,28 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             partial.write_bytes(data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; on success, move it to ``path``.
+
+    On an error it is removed with its files.
+
+    Args:
+        path: the final path, which does not exist; the folder around it is created if necessary.
+
+    Raises:
+        UserError: ``path`` exists, or the folder or something in it cannot be written.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists; remove it or choose another name")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.rename(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -10,7 +10,14 @@ from threading import Barrier
 import pytest
 
 from ita.errors import UserError
-from ita.files import PACKAGE, find_file, sha256_of, write_atomically, written_whole
+from ita.files import (
+    PACKAGE,
+    find_file,
+    folder_written_whole,
+    sha256_of,
+    write_atomically,
+    written_whole,
+)
 
 
 @pytest.fixture
@@ -163,3 +170,37 @@ def test_the_hash_of_a_file(tmp_path):
         assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
     with pytest.raises(UserError, match=r"cannot read .*missing: No such file"):
         sha256_of(tmp_path / "missing")
+
+
+def test_a_folder_appears_with_its_last_file(tmp_path):
+    with folder_written_whole(tmp_path / "new" / "folder") as partial:
+        (partial / "first.txt").write_text("1")
+        assert not (tmp_path / "new" / "folder").exists()
+        (partial / "last.txt").write_text("2")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["folder"]
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
+        "first.txt",
+        "last.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, ValueError, OSError(errno.ENOSPC, "disk full")]
+)
+def test_half_a_folder_is_removed(tmp_path, error):
+    def write():
+        with folder_written_whole(tmp_path / "folder") as partial:
+            (partial / "first.txt").write_text("1")
+            raise error
+
+    with pytest.raises(UserError if isinstance(error, OSError) else error):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_never_replaces_another(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(UserError, match="exists"), folder_written_whole(path):
+            pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
