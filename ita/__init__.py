@@ -18,14 +18,15 @@ from ita.errors import UserError, missing_module
 if TYPE_CHECKING:
     from ita.classes import ClassList
     from ita.predictor import Predictor, load
-    from ita.segmenter import Segmentation, Segmenter
+    from ita.results import Segmentation
+    from ita.segmenter import Segmenter
 
 __all__ = ["ClassList", "Predictor", "Segmentation", "Segmenter", "UserError", "load"]
 
 _MODULES = {
     "ClassList": "ita.classes",
     "Predictor": "ita.predictor",
-    "Segmentation": "ita.segmenter",
+    "Segmentation": "ita.results",
     "Segmenter": "ita.segmenter",
     "load": "ita.predictor",
 }

@@ -109,6 +109,7 @@ class ITA(nn.Module):
     ) -> None:
         super().__init__()
         self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         self.backbone = backbone
         self.pixel_decoder = pixel_decoder
         self.decoder = decoder
@@ -243,7 +244,7 @@ class ITA(nn.Module):
         """Return the text classifier of a vocabulary; its last row is the learned void vector."""
         void = F.normalize(self.void_embedding.weight, dim=-1)
         weight = torch.cat([vocabulary.features, void])
-        return Classifier(weight, vocabulary.class_index, len(vocabulary.class_list))
+        return Classifier(weight, vocabulary.class_index, vocabulary.seen.shape[0])
 
     def make_vocabulary(self, class_list: ClassList, text: TextEncoder) -> Vocabulary:
         """Encode a class list for this model.

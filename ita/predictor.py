@@ -26,7 +26,8 @@ from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.storage import reason
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
-from ita.segmenter import Segmentation, Segmenter
+from ita.results import Segmentation
+from ita.segmenter import Segmenter
 
 # An image file, a PIL image, or uint8 RGB [H, W, 3].
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -102,6 +103,7 @@ class Predictor:
     Attributes:
         model: the network.
         options: inference options of the config, semantic results only.
+        mapper: resizes images for inference.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Predictor:
         if dtype != torch.float32:
             model.backbone.store_stages(dtype)
         self.options = replace(options, semantic=True, panoptic=False, instance=False)
-        self._mapper = mapper
+        self.mapper = mapper
         self._text = TextEncoder(model.backbone, cache=FeatureCache.of_user())
         # The last one; replaced as a whole, so that threads never see half of it.
         self._segmenter: Segmenter | None = None
@@ -207,7 +209,7 @@ class Predictor:
         return torch.autocast(self.model.device.type, self.dtype, enabled=enabled)
 
     def _record(self, image: ImageLike) -> dict[str, Any]:
-        return self._mapper.map_image(as_rgb(image))
+        return self.mapper.map_image(as_rgb(image))
 
 
 @dataclass(frozen=True, eq=False)

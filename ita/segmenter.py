@@ -1,35 +1,15 @@
 """Segmentation of images with a model, a vocabulary and inference options."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from ita.classes import ClassList
 from ita.meta_arch import ITA, EncodedImages, Record
 from ita.modeling.postprocess import InferenceOptions, segment_image
 from ita.modeling.query_masks import QueryMasks
 from ita.modeling.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Segmentation of an image into the classes of a class list.
-
-    Attributes:
-        label_map: int64 [H, W] at the image's size, indices into ``names``.
-        class_list: the C classes.
-    """
-
-    label_map: np.ndarray
-    class_list: ClassList
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """First synonym of each class."""
-        return self.class_list.names
+from ita.results import Segmentation
 
 
 class Segmenter:

@@ -12,8 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     "cli",
     "toy",
+    "export",
     "predictor",
     "engine",
+    "runtime",
     "reports",
     "segmenter",
     "meta_arch",
@@ -24,6 +26,7 @@ ROOMS = (
     "config",
     "ancestor_keys",
     "installing",
+    "results",
     "classes",
     "files",
     "errors",
@@ -59,7 +62,7 @@ def test_imports_run_downwards(path):
 
 
 def test_no_two_modules_have_one_name():
-    names = Counter(path.name for path in MODULES if path.name != "__init__.py")
+    names = Counter(path.name for path in MODULES if not path.name.startswith("__"))
     subcommands = {path.name for path in (ROOT / "ita" / "cli").glob("*.py")}
     assert [n for n, count in names.items() if count > 1 and n not in subcommands] == []
 

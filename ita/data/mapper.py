@@ -154,7 +154,11 @@ class SharedCounter:
 
 
 class InferenceMapper:
-    """Reads and resizes a test image; the annotations of the record stay unchanged."""
+    """Reads and resizes a test image; the annotations of the record stay unchanged.
+
+    Attributes:
+        min_size, max_size: as given.
+    """
 
     def __init__(self, *, min_size: int, max_size: int) -> None:
         """Set up the resizing (design section 7).
@@ -163,6 +167,7 @@ class InferenceMapper:
             min_size: short side after resizing, in pixels; 0 disables resizing.
             max_size: maximum long side, in pixels; takes precedence over ``min_size``.
         """
+        self.min_size, self.max_size = min_size, max_size
         self._resize = T.ResizeShortestEdge(min_size, max_size)
 
     @classmethod
