@@ -17,6 +17,7 @@ COMMANDS = [
     "train",
     "evaluate",
     "reproduce",
+    "export",
     "convert",
     "datasets",
     "datasets check",
