@@ -14,12 +14,20 @@ from ita.errors import UserError
 if TYPE_CHECKING:
     from detectron2.data import Metadata
 
+# PIL's modes of grayscale images of more than 8 bits, as files have up to 16.
+DEEP_GRAY_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+MAX_16_BIT = 65535
+
 
 def read_image(path: str) -> np.ndarray:
     """Read an image as uint8 [H, W, 3] RGB, with its EXIF orientation applied.
 
+    16 bits are scaled to 8, transparency is ignored, and of several images in a file the first is
+    read.
+
     Raises:
-        UserError: a missing file, or one that cannot be decoded as an image.
+        UserError: a missing file, one that cannot be decoded as an image, or a grayscale image of
+            more than 16 bits.
     """
     with _naming_file(path, "image"), Image.open(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -35,7 +43,10 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return read_image(str(image))
     if isinstance(image, Image.Image):
-        return _rgb(ImageOps.exif_transpose(image))
+        try:
+            return _rgb(ImageOps.exif_transpose(image))
+        except ValueError as error:
+            raise UserError(f"cannot convert an image of mode {image.mode}: {error}") from error
     if not isinstance(image, np.ndarray):
         raise UserError(
             "an image must be a path, a PIL image or a uint8 RGB array, not a "
@@ -50,7 +61,20 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Convert to a writable array uint8 [H, W, 3], without copies of what is RGB already."""
+    """Convert to a writable array uint8 [H, W, 3], without copies of what is RGB already.
+
+    Raises:
+        ValueError: the values have no range that is known to be black to white.
+    """
+    if image.mode in DEEP_GRAY_MODES:
+        # PIL would clip the values to 255, which makes most images white.
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > MAX_16_BIT:
+            raise ValueError("its gray values are no 16-bit ones; convert it to 8 or 16 bits")
+        gray = np.round(values / (MAX_16_BIT / 255)).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("its gray values are floating-point numbers; convert it to 8 or 16 bits")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 

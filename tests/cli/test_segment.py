@@ -1,5 +1,7 @@
 """``ita segment`` as people run it."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -25,10 +27,16 @@ def test_label_map_and_overlay_are_written(image, tmp_path, capsys):
     output = tmp_path / "new" / "folder"
     classes = "red circle; blue star, azure pentagram; grass; water"
     assert main(["segment", str(image), "--classes", classes, "--output", str(output)]) == 0
-    assert sorted(p.name for p in output.iterdir()) == ["scene.png", "scene_overlay.png"]
+    files = ["classes.json", "scene.png", "scene_overlay.png"]
+    assert sorted(p.name for p in output.iterdir()) == files
+    names = json.loads((output / "classes.json").read_text())
+    assert [row["name"] for row in names] == ["red circle", "blue star", "grass", "water"]
+    assert names[1]["synonyms"] == ["azure pentagram"]
     with Image.open(output / "scene.png") as labels:
         assert (labels.mode, labels.size) == ("P", (120, 96))
         assert set(np.unique(np.asarray(labels))) <= {0, 1, 2, 3}
+        colors = np.array(labels.getpalette()).reshape(-1, 3)[:4]
+        assert colors.tolist() == [row["color"] for row in names]
     with Image.open(output / "scene_overlay.png") as overlay:
         assert overlay.mode == "RGB"
     printed = capsys.readouterr()
@@ -61,7 +69,30 @@ def test_a_bad_image_does_not_stop_the_others(image, tmp_path, capsys):
     assert not (output / "broken.png").exists()
     errors = capsys.readouterr().err.splitlines()
     assert any("broken.jpg" in line for line in errors)
-    assert errors[-1] == "1 of 2 images could not be read"
+    assert errors[-2:] == ["1 of 2 images could not be read", f"  {broken}"]
+    assert (output / "classes.json").is_file()
+
+
+def test_folders_and_patterns(image, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("10.png", "9.JPG", "notes.txt"):
+        shutil.copy(image, folder / name)
+    output = tmp_path / "out"
+    words = ["segment", str(folder), str(tmp_path / "sc*.jpg"), str(image), "--json"]
+    assert main([*words, "--classes", "grass; water", "--output", str(output)]) == 0
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert [row["image"] for row in rows] == [
+        *(str(folder / n) for n in ("9.JPG", "10.png")),
+        str(image),
+    ]
+    for row in rows:
+        labels = np.asarray(Image.open(row["label_map"]))
+        assert (row["height"], row["width"]) == labels.shape == (96, 120)
+        counts = {found["index"]: found["pixels"] for found in row["classes"]}
+        assert counts == dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    assert "image/s" not in printed.err  # no progress bar where nobody watches
 
 
 def test_an_input_is_never_overwritten(tmp_path, capsys):
@@ -103,6 +134,9 @@ def test_a_closed_pipe_ends_quietly(image, tmp_path):
         (["--classes", "cat", "--weights", "model.pth"], "--config-file"),
         (["--classes", "cat", "--config-file", "nowhere.yaml"], "nowhere.yaml"),
         (["--classes", "cat", "--device", "gpu"], "device gpu cannot be used"),
+        (["--classes", "cat", "--runtime", "onnx"], "needs --weights DIR"),
+        (["--classes", "cat", "--runtime", "onnx", "--device", "cpu"], "--device does not apply"),
+        (["--classes", "cat", "--runtime", "onnx", "--weights", "nowhere"], "nowhere"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, image, tmp_path, capsys):

@@ -3,7 +3,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
+from ita.data.reading import as_rgb, load_semantic_label, read_image, read_panoptic_ids
 from ita.errors import UserError
 from tests.data.mini import DOG, GRASS, PERSON, random_image
 
@@ -123,3 +123,32 @@ def test_gray_png_is_not_panoptic(tmp_path):
     Image.fromarray(np.uint8([[1, 2]])).save(path)
     with pytest.raises(UserError, match="not a panoptic PNG"):
         read_panoptic_ids(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bit_gray_is_scaled(suffix, order, tmp_path):
+    values = np.array([[0, 128, 257], [32767, 32768, 65535]], np.uint16)
+    image = Image.fromarray(values.astype(order))
+    image.save(tmp_path / f"deep{suffix}")
+    expected = np.repeat(np.array([[0, 0, 1], [127, 128, 255]], np.uint8)[..., None], 3, axis=2)
+    assert (read_image(str(tmp_path / f"deep{suffix}")) == expected).all()
+    assert (as_rgb(image) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.int32(70000), "no 16-bit ones; convert it to 8 or 16 bits"),
+        (np.int32(-1), "no 16-bit ones"),
+        (np.float32(0.5), "floating-point numbers; convert it to 8 or 16 bits"),
+    ],
+)
+def test_gray_values_without_a_known_range_are_refused(value, message, tmp_path):
+    image = Image.fromarray(np.full((4, 5), value))
+    image.save(tmp_path / "deep.tif")
+    with pytest.raises(UserError, match=message) as error:
+        read_image(str(tmp_path / "deep.tif"))
+    assert "deep.tif" in str(error.value)
+    with pytest.raises(UserError, match=message):
+        as_rgb(image)
