@@ -12,7 +12,14 @@ from ita.data.registration import register_all
 from ita.engine.checkpoint import broadcast_weights, last_checkpoint
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.loading import load_model_and_source
-from ita.engine.setup import RunLog, choose_device, choose_seed, describe_run, seed_process
+from ita.engine.setup import (
+    RunLog,
+    choose_device,
+    choose_seed,
+    describe_run,
+    require_device,
+    seed_process,
+)
 from ita.engine.trainer import Trainer
 from ita.errors import UserError
 from ita.files import find_file
@@ -49,6 +56,8 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
     Raises:
         UserError: an input is invalid, such as a file or a config key.
     """
+    if not options.eval_only:
+        require_device(cfg)
     log = start_process(cfg, warnings)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)

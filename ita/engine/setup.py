@@ -61,6 +61,19 @@ class RunLog:
         logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
 
 
+def require_device(cfg: CfgNode) -> None:
+    """Check, before a training, that the GPU which the config requests is there.
+
+    Raises:
+        UserError: no GPU is visible; on a CPU, training would take weeks without a notice.
+    """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"no GPU is visible for MODEL.DEVICE {cfg.MODEL.DEVICE}; to train on the CPU, append: "
+            "MODEL.DEVICE cpu"
+        )
+
+
 def choose_device(cfg: CfgNode) -> None:
     """Fall back to the CPU, in place, if the config requests a GPU and none is visible."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -3,8 +3,9 @@ import logging
 import pytest
 import torch
 
+from ita.cli import main
 from ita.engine import setup
-from ita.engine.setup import choose_device, choose_seed, seed_process
+from ita.engine.setup import choose_device, choose_seed, require_device, seed_process
 from ita.errors import UserError
 
 
@@ -23,6 +24,17 @@ def test_every_process_draws_numbers_of_its_own(tiny_config, monkeypatch):
 def test_a_device_that_is_none(tiny_config):
     with pytest.raises(UserError, match=r"MODEL\.DEVICE gpu is not a device"):
         choose_device(tiny_config(MODEL__DEVICE="gpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_training_does_not_fall_back_to_the_cpu(tiny_config, capsys):
+    with pytest.raises(UserError, match=r"no GPU is visible .* append: MODEL\.DEVICE cpu"):
+        require_device(tiny_config(MODEL__DEVICE="cuda"))
+    require_device(tiny_config(MODEL__DEVICE="cpu"))
+    config = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
+    with pytest.raises(SystemExit, match="1"):
+        main(["train", "--config-file", config])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: no GPU is visible")
 
 
 def test_a_drawn_seed_is_logged_once_and_reproduces_the_run(tiny_config, caplog):
