@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
@@ -14,7 +15,7 @@ from ita.errors import UserError
 from ita.evaluation.hit_rate import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
 from ita.evaluation.panoptic import PanopticEvaluator
-from ita.evaluation.semantic import SemanticEvaluator
+from ita.evaluation.semantic import SemanticEvaluator, class_labels
 from ita.evaluation.truth import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def build_evaluator(
     """Build the evaluator of a registered data set for the requested tasks with ground truth.
 
     Its ``evaluate()`` returns, on rank 0, {"info": see ``InfoEvaluator``, "sem_seg": …,
-    "panoptic_seg": …, "segm": …, "dominant": …} with the evaluated tasks, and {} on other ranks.
+    "confusions": …, "panoptic_seg": …, "segm": …, "dominant": …} with the evaluated tasks, and {}
+    on other ranks.
     One warning names the requested tasks that are skipped because their ground truth is missing.
 
     Args:
@@ -99,10 +101,13 @@ class InfoEvaluator(DatasetEvaluator):
     def __init__(
         self, class_list: ClassList, train_class_list: ClassList, seen: tuple[bool, ...]
     ) -> None:
-        self._lists = {
+        self._lists: dict[str, Any] = {
             "class_list": class_list.name,
             "classes": len(class_list),
             "classes_seen": sum(seen),
+            "seen": [
+                label for label, flag in zip(class_labels(class_list), seen, strict=True) if flag
+            ],
             "train_class_list": train_class_list.name,
         }
         self._images = 0
@@ -119,8 +124,8 @@ class InfoEvaluator(DatasetEvaluator):
         """Return the facts on rank 0, None elsewhere.
 
         Returns:
-            {"info": {class_list, classes, classes_seen, train_class_list, images}}: names of both
-            lists, and numbers.
+            {"info": {class_list, classes, classes_seen, seen, train_class_list, images}}: names of
+            both lists, numbers, and label ids and names of the seen classes.
         """
         counts = comm.gather(self._images)
         if not comm.is_main_process():

@@ -1,5 +1,7 @@
 """Semantic segmentation: confusion matrix, mIoU and related metrics."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.evaluation import DatasetEvaluator
@@ -9,6 +11,10 @@ from ita.classes import ClassList
 from ita.errors import UserError
 from ita.evaluation.seen import harmonic_mean, split_by_seen
 from ita.evaluation.truth import GroundTruth, label_name
+
+IOU_PREFIX = "IoU-"
+# Number of confused pairs of classes in the results.
+MAX_CONFUSIONS = 50
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -71,18 +77,23 @@ class SemanticEvaluator(DatasetEvaluator):
         self._confusion = self._confusion.to(device)
         self._confusion.index_add_(0, pairs.flatten(), one.expand(pairs.numel()))
 
-    def evaluate(self) -> dict[str, dict[str, float]] | None:
+    def evaluate(self) -> dict[str, dict[str, Any]] | None:
         """Sum the confusion matrices of all ranks.
 
         Returns:
-            {"sem_seg": metrics in percent, see ``semantic_metrics``}; None on ranks other than 0.
+            {"sem_seg": metrics in percent, see ``semantic_metrics``; "confusions": {"pairs": see
+            ``most_confused``}}; None on ranks other than 0.
         """
         classes = len(self._class_list)
         confusion = self._confusion.unflatten(0, (classes + 1, classes))[1:]
         matrices = comm.gather(confusion.cpu().numpy())
         if not comm.is_main_process():
             return None
-        return {"sem_seg": semantic_metrics(sum(matrices), self._class_list, self._seen)}
+        total = sum(matrices)
+        return {
+            "sem_seg": semantic_metrics(total, self._class_list, self._seen),
+            "confusions": {"pairs": most_confused(total, self._class_list)},
+        }
 
 
 def semantic_metrics(
@@ -117,10 +128,48 @@ def semantic_metrics(
     return metrics
 
 
+def most_confused(
+    confusion: np.ndarray, class_list: ClassList, count: int = MAX_CONFUSIONS
+) -> list[dict[str, Any]]:
+    """List the pairs of classes with the largest shares of wrongly predicted pixels.
+
+    Args:
+        confusion: [C ground truth, C predicted], pixels.
+        class_list: C classes.
+        count: maximum number of pairs.
+
+    Returns:
+        {ground_truth, predicted: label id and name, share: percentage of the pixels of the
+        ground-truth class, pixels}, by falling share.
+    """
+    rows, columns = np.nonzero(confusion)
+    wrong = rows != columns
+    rows, columns = rows[wrong], columns[wrong]
+    pixels = confusion[rows, columns]
+    shares = 100 * pixels / confusion.sum(axis=1)[rows]
+    # Of equal shares, as of small classes that are never found, the one with more pixels is first.
+    order = np.lexsort((-pixels, -shares))[:count]
+    labels = class_labels(class_list)
+    return [
+        {
+            "ground_truth": labels[rows[i]],
+            "predicted": labels[columns[i]],
+            "share": float(shares[i]),
+            "pixels": int(pixels[i]),
+        }
+        for i in order
+    ]
+
+
 def class_keys(class_list: ClassList) -> list[str]:
-    """Result key of each class's IoU, with its label id because first names may repeat."""
+    """Result key of each class's IoU."""
+    return [IOU_PREFIX + label for label in class_labels(class_list)]
+
+
+def class_labels(class_list: ClassList) -> list[str]:
+    """Label id and first name of each class, because first names may repeat."""
     pairs = zip(class_list.label_ids, class_list.names, strict=True)
-    return [f"IoU-{label_id}:{name}" for label_id, name in pairs]
+    return [f"{label_id}:{name}" for label_id, name in pairs]
 
 
 def _mean(values: np.ndarray) -> float:

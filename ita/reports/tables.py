@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ita.classes import ClassList
-from ita.evaluation.semantic import class_keys
+from ita.evaluation.semantic import IOU_PREFIX, class_keys
 from ita.files import write_atomically
 
 # Columns of the table: title, task, metric.
@@ -38,6 +38,8 @@ SUBSETS: tuple[tuple[str, Callable[[Mapping[str, Any]], int], str], ...] = (
     ("seen", lambda info: info["classes_seen"], "_seen"),
     ("unseen", lambda info: info["classes"] - info["classes_seen"], "_unseen"),
 )
+# Entries of a data set without numbers to plot.
+DESCRIPTIONS = ("info", "confusions")
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -116,7 +118,7 @@ def scalars(result: Results) -> dict[str, float]:
         f"{task}/{metric}": value
         for task, metrics in result.items()
         for metric, value in metrics.items()
-        if task != "info" and not metric.startswith("IoU-") and math.isfinite(value)
+        if task not in DESCRIPTIONS and not metric.startswith(IOU_PREFIX) and math.isfinite(value)
     }
 
 

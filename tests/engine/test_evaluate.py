@@ -35,7 +35,8 @@ def test_products_are_in_float32_unless_asked_for(amp, tiny_config, tmp_path):
             module.register_forward_hook(lambda _, __, out: types.add(out.dtype))
     results = evaluate(cfg, model)
     assert types == {torch.bfloat16 if amp else torch.float32}
-    assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
+    tasks = ("sem_seg", "panoptic_seg", "segm", "dominant")
+    assert results["toy_val"].keys() == {"info", "confusions", *tasks}
     assert len(list((tmp_path / "run" / "inference" / "toy_val" / "pictures").iterdir())) == 3
     assert model.training
 
@@ -128,7 +129,9 @@ def test_results_name_the_classes_seen_in_training(tiny_config, tmp_path, caplog
         assert info["classes_seen"] == sum(toy.seen(loaded.train_class_list))
         assert info["train_class_list"] == expected["train_class_list"]
         stored = json.loads((tmp_path / "run" / "results.json").read_text())
-        assert stored["run"] == {"weights": path, "precision": "float32", **source}
+        described = {"weights": path, "precision": "float32", **source}
+        assert stored["run"].keys() == {*described, "versions", "command"}
+        assert described.items() <= stored["run"].items()
         assert ("checkpoint_class_list" in source) == ("checkpoint_class_list" in expected)
         differ = [r for r in caplog.records if "trained with class list earlier" in r.getMessage()]
         # A warning when the checkpoint is loaded, and a note on the results.
@@ -169,7 +172,7 @@ def test_only_missing_ground_truth_of_panoptic_sets_is_warned_of(
     register_all(cfg.DATASETS.CUSTOM)
     results = evaluate(cfg, build_model(cfg))
     for name in cfg.DATASETS.TEST:
-        assert results[name].keys() == {"info", "sem_seg", "dominant"}
+        assert results[name].keys() == {"info", "sem_seg", "confusions", "dominant"}
     (line,) = [m for m in caplog.messages if "skipped" in m]
     assert line.startswith("panoptic quality and instance AP on openvocab_ade20k_panoptic_val")
     assert line.count("ita datasets prepare ade20k --split val") == 1
@@ -178,4 +181,4 @@ def test_only_missing_ground_truth_of_panoptic_sets_is_warned_of(
 def test_without_dominant_categories_there_is_no_hit_rate(tiny_config):
     cfg = tiny_config(MODEL__ITA__NUM_DOMINANT=0, MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
     results = evaluate(cfg, build_model(cfg))
-    assert results["toy_val"].keys() == {"info", "sem_seg", "panoptic_seg"}
+    assert results["toy_val"].keys() == {"info", "sem_seg", "confusions", "panoptic_seg"}

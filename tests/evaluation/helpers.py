@@ -13,12 +13,11 @@ def predictions(scenes, predict=random_prediction):
 
 
 def evaluate(evaluator, records, outputs):
-    """The metrics of an evaluator with one task, shown one image after the other."""
+    """The metrics of an evaluator's first or only entry, shown one image after the other."""
     evaluator.reset()
     for record, output in zip(records, outputs, strict=True):
         evaluator.process([record], [output])
-    (metrics,) = evaluator.evaluate().values()
-    return metrics
+    return next(iter(evaluator.evaluate().values()))
 
 
 def truth(scenes):

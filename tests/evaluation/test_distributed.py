@@ -64,7 +64,8 @@ def test_two_processes_give_the_numbers_of_one(scenes_folder, tmp_path):
     torch.multiprocessing.spawn(run_process, (scenes_folder, outputs[1]), nprocs=2)
     one, two = (json.loads((o / "results.json").read_text())["results"]["toy"] for o in outputs)
     assert one["info"]["images"] == NUM_IMAGES
-    assert one.keys() == two.keys() == {"info", "sem_seg", "panoptic_seg", "segm", "dominant"}
+    tasks = ("sem_seg", "confusions", "panoptic_seg", "segm", "dominant")
+    assert one.keys() == two.keys() == {"info", *tasks}
     for task in one:
         assert one[task].keys() == two[task].keys()
         for metric, value in one[task].items():

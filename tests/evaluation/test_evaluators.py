@@ -38,11 +38,12 @@ def evaluate(evaluator, scenes, predict=random_prediction):
 )
 def test_only_the_tasks_asked_for(scenes, switch, task):
     results = evaluate(build(scenes, **{switch: True}), scenes)
-    assert results.keys() == {"info", task}
+    assert results.keys() == {"info", task, *(["confusions"] if task == "sem_seg" else [])}
     assert results["info"] == {
         "class_list": scenes.class_list.name,
         "classes": 6,
         "classes_seen": sum(SEEN),
+        "seen": ["3:cat", "12:dog", "20:grass", "31:cat"],
         "train_class_list": "training",
         "images": len(scenes.records),
     }
@@ -108,9 +109,9 @@ def test_task_without_truth_is_skipped_and_said_so(scenes, caplog, key, task, go
     (line,) = caplog.messages
     assert line.startswith(f"{task} on {scenes.name}: skipped, ")
     skipped = {"json_file": "segm", "panoptic_json": "panoptic_seg"}[key]
-    assert evaluate(evaluator, scenes).keys() == {*("info", "sem_seg", "panoptic_seg", "segm")} - {
-        skipped
-    }
+    assert evaluate(evaluator, scenes).keys() == {
+        *("info", "sem_seg", "confusions", "panoptic_seg", "segm")
+    } - {skipped}
 
 
 def test_all_skipped_tasks_are_in_one_warning(scenes, caplog):

@@ -16,7 +16,7 @@ from tests.evaluation.scenes import ABSENT, CATEGORY_IDS, SEEN, perfect_predicti
 IGNORE = 65535
 
 
-def run(tmp_path, label, prediction, classes, seen=()):
+def run(tmp_path, label, prediction, classes, seen=(), whole=False):
     """Metrics of one image whose label PNG holds ``label``."""
     path = tmp_path / "label.png"
     Image.fromarray(np.array(label, dtype=np.uint16)).save(path)
@@ -32,7 +32,8 @@ def run(tmp_path, label, prediction, classes, seen=()):
     )
     record = {"file_name": "image.png", "sem_seg_file_name": str(path)}
     evaluator.process([record], [{"label_map": torch.tensor(prediction)}])
-    return evaluator.evaluate()["sem_seg"]
+    results = evaluator.evaluate()
+    return results if whole else results["sem_seg"]
 
 
 def class_list(count):
@@ -124,6 +125,20 @@ def test_segment_outside_the_list_is_an_error_with_the_file(scenes):
     evaluator = SemanticEvaluator(truth(scenes), scenes.class_list, SEEN)
     with pytest.raises(UserError, match=r"scene_100\.png.* 6 "):
         evaluator.process([record], [output])
+
+
+def test_confused_pairs_by_their_share_of_the_ground_truth(tmp_path):
+    """Correct and ignored pixels are no confusion; of equal shares, more pixels are first."""
+    label = [[0, 0, 0, 0, 1, 1, 2, 2], [3, 3, 3, 3, IGNORE, IGNORE, IGNORE, IGNORE]]
+    prediction = [[0, 0, 0, 1, 1, 0, 1, 1], [2, 2, 2, 2, 0, 1, 2, 3]]
+    pairs = run(tmp_path, label, prediction, classes=5, whole=True)["confusions"]["pairs"]
+    assert [tuple(pair.values()) for pair in pairs] == [
+        ("3:class 3", "2:class 2", 100.0, 4),
+        ("2:class 2", "1:class 1", 100.0, 2),
+        ("1:class 1", "0:class 0", 50.0, 1),
+        ("0:class 0", "1:class 1", 25.0, 1),
+    ]
+    assert list(pairs[0]) == ["ground_truth", "predicted", "share", "pixels"]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
