@@ -160,6 +160,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Visualizations written by each evaluation: the first images with prediction, ground truth and
     # a legend, which marks classes outside the training class list as unseen.
     cfg.TEST.NUM_PICTURES = 4
+    # Write OUTPUT_DIR/report.html after each evaluation.
+    cfg.TEST.REPORT = True
 
 
 def load_config(

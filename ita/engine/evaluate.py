@@ -1,6 +1,8 @@
 """Evaluation of every test set of a config in one run, each with its own class list."""
 
 import logging
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,11 +23,13 @@ from ita.data.registration import class_list_for
 from ita.engine.loading import describe_source, source_of_list
 from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.evaluation.evaluators import build_evaluator
+from ita.installing import installed_versions
 from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.reports.pictures import PicturesEvaluator
+from ita.reports.run_report import write_report
 from ita.reports.tables import format_class_table, format_table, write_results
 from ita.segmenter import Segmenter
 
@@ -74,7 +78,7 @@ def evaluate(
     text: TextEncoder | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Evaluate on every test set, log tables and write ``OUTPUT_DIR/results.json``.
+    """Evaluate on every test set, log tables, write results.json and report.html to ``OUTPUT_DIR``.
 
     The model runs in float32, as for published numbers, unless ``TEST.AMP`` or ``TEST.TF32`` is on.
     Class names are always encoded in float32. Must be called in every process.
@@ -99,12 +103,32 @@ def evaluate(
         return {}
     if results:
         source = source_of_list(cfg, model.train_class_list, None) if run is None else run
-        entries = {"weights": cfg.MODEL.WEIGHTS, "precision": _precision(cfg), **source}
+        entries = {
+            "weights": cfg.MODEL.WEIGHTS,
+            "precision": _precision(cfg),
+            "versions": installed_versions(),
+            "command": shlex.join(sys.argv),
+            **source,
+        }
         logger.info("Results (%s):\n%s", describe_source(source), format_table(results))
         path = Path(cfg.OUTPUT_DIR, "results.json")
         write_results(results, path, run=entries)
         logger.info("Results, including those of each class: %s", path)
+        if cfg.TEST.REPORT:
+            _write_report(cfg)
     return results
+
+
+def _write_report(cfg: CfgNode) -> None:
+    """Write the report of the results that are on disk; a failure must not lose a training run."""
+    try:
+        path = write_report(
+            Path(cfg.OUTPUT_DIR), config=cfg.dump(), num_pictures=cfg.TEST.NUM_PICTURES
+        )
+    except Exception as error:
+        logger.warning("no report was written (%s: %s)", type(error).__name__, error)
+    else:
+        logger.info("Report: %s", path)
 
 
 def _evaluate_one(

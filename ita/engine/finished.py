@@ -30,6 +30,7 @@ IRRELEVANT_KEYS = frozenset({
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
     "TEST.NUM_PICTURES",
+    "TEST.REPORT",
 })  # fmt: skip
 # Keys that may name files, besides the weights of CLIP.
 FILES_IN_KEYS = ("MODEL.FC_CLIP.CLIP_MODEL_NAME", "MODEL.ITA.NAME_TABLE")

@@ -1,0 +1,37 @@
+"""HTML pages from the templates of this package, each a single file without scripts."""
+
+import functools
+from typing import Any
+
+import jinja2
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of ``ita/reports/templates``; all values are escaped.
+
+    Args:
+        template: file name.
+        values: variables of the template.
+
+    Returns:
+        The page.
+    """
+    return _environment().get_template(template).render(values)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ita.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = format_number
+    return environment
+
+
+def format_number(value: float | None) -> str:
+    """Two decimals, as in the tables of the terminal; "–" for a missing number."""
+    return "–" if value is None else f"{value:.2f}"

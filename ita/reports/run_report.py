@@ -1,0 +1,175 @@
+"""The report of an evaluation: report.html beside results.json."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from PIL import Image
+
+from ita.evaluation.semantic import IOU_PREFIX
+from ita.files import write_atomically
+from ita.reports.curves import MIOU, draw_curves, read_curves
+from ita.reports.pages import render
+from ita.reports.result_files import RESULTS_FILE, read_results
+from ita.reports.tables import COLUMNS, SUBSETS
+
+REPORT_FILE = "report.html"
+# Width in pixels of the embedded pictures.
+PICTURE_WIDTH = 1000
+# Up to this number of classes, the list of all classes is open.
+MAX_OPEN_CLASSES = 60
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """IoU of a class in percent; its label id, name, and whether it is seen in training."""
+
+    label_id: str
+    name: str
+    iou: float
+    seen: bool
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What the report shows of a data set.
+
+    Attributes:
+        name: data set.
+        info: the entry "info" of its results.
+        subsets: titles and numbers of classes of the columns of ``metrics``.
+        metrics: title and a value per column; None without one.
+        classes: classes that occur, by falling IoU.
+        confusions: see :func:`ita.evaluation.semantic.most_confused`.
+        pictures: title and data URI of each picture.
+    """
+
+    name: str
+    info: Mapping[str, Any]
+    subsets: list[tuple[str, int | None]]
+    metrics: list[tuple[str, list[float | None]]]
+    classes: list[ClassResult]
+    confusions: Sequence[Mapping[str, Any]]
+    pictures: list[tuple[str, str]]
+
+
+def write_report(folder: Path, *, config: str = "", num_pictures: int = 0) -> Path:
+    """Write ``report.html`` from the results in a run's folder, atomically.
+
+    Args:
+        folder: folder with results.json and, of a training run, metrics.json.
+        config: the config of the run, as YAML.
+        num_pictures: number of pictures of each data set that the evaluation has written.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        UserError: the results cannot be read, or the report cannot be written.
+    """
+    content = read_results(folder / RESULTS_FILE)
+    checkpoint = os.path.basename(content["run"].get("weights") or "random weights")
+    sets = []
+    for name, result in content["results"].items():
+        pictures = folder / "inference" / name / "pictures"
+        sets.append(_describe_set(name, result, sorted(pictures.glob("*.png"))[:num_pictures]))
+    page = render(
+        "report.html.jinja",
+        title=f"Evaluation of {checkpoint}",
+        facts=_facts(content),
+        sets=sets,
+        max_open=MAX_OPEN_CLASSES,
+        curves=Markup(_curves(folder, content)),
+        config=config,
+    )
+    path = folder / REPORT_FILE
+    write_atomically(path, page.encode())
+    return path
+
+
+def _describe_set(name: str, result: Mapping[str, Any], pictures: Sequence[Path]) -> SetReport:
+    info, semantic = result.get("info", {}), result.get("sem_seg", {})
+    suffixes = [s for *_, s in SUBSETS if not s or _has_suffix(result, s)]
+    subsets = [
+        (title, count(info) if "classes_seen" in info else None)
+        for title, count, suffix in SUBSETS
+        if suffix in suffixes
+    ]
+    metrics = [
+        (title, [result[task].get(metric + suffix) for suffix in suffixes])
+        for title, task, metric in COLUMNS
+        if result.get(task, {}).get(metric) is not None
+    ]
+    return SetReport(
+        name=name,
+        info=info,
+        subsets=subsets,
+        metrics=metrics,
+        classes=_classes(info, semantic),
+        confusions=result.get("confusions", {}).get("pairs", ()),
+        pictures=[(path.stem, data_uri(path)) for path in pictures],
+    )
+
+
+def _classes(info: Mapping[str, Any], semantic: Mapping[str, Any]) -> list[ClassResult]:
+    """Classes that occur, by falling IoU."""
+    seen = set(info.get("seen", ()))
+    results = []
+    for key, iou in semantic.items():
+        if key.startswith(IOU_PREFIX) and iou is not None:
+            label = key.removeprefix(IOU_PREFIX)
+            label_id, _, name = label.partition(":")
+            results.append(ClassResult(label_id, name, iou, label in seen))
+    return sorted(results, key=lambda result: -result.iou)
+
+
+def _has_suffix(result: Mapping[str, Any], suffix: str) -> bool:
+    return any(result.get(task, {}).get(metric + suffix) is not None for _, task, metric in COLUMNS)
+
+
+def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of what is known of the run."""
+    run = content["run"]
+    selected = run.get("selected_by") or {}
+    versions = ", ".join(f"{n} {v}" for n, v in run.get("versions", {}).items())
+    facts = {
+        "date": content["date"],
+        "checkpoint": run.get("weights") or "none: random weights",
+        "iteration": f"{run['iteration']:,}" if "iteration" in run else "",
+        "selected by": f"{selected['metric']} = {selected['value']:.2f}" if selected else "",
+        "precision": run.get("precision", ""),
+        "training class list": run.get("train_class_list", ""),
+        "from": run.get("train_class_list_from", ""),
+        "checkpoint's class list": run.get("checkpoint_class_list", ""),
+        "command": run.get("command", ""),
+        "versions": versions,
+    }
+    return [(name, value) for name, value in facts.items() if value]
+
+
+def _curves(folder: Path, content: Mapping[str, Any]) -> str:
+    """Curves of the training so far, with this evaluation, which metrics.json may not have yet."""
+    curves = read_curves(folder / "metrics.json")
+    iteration = content["run"].get("iteration")
+    if curves and iteration is not None:
+        for name, result in content["results"].items():
+            miou = result.get("sem_seg", {}).get("mIoU")
+            if miou is not None:
+                curve = curves.setdefault(name + MIOU, {})
+                curves[name + MIOU] = dict(sorted({**curve, iteration: miou}.items()))
+    return draw_curves(curves)
+
+
+def data_uri(path: Path, width: int = PICTURE_WIDTH) -> str:
+    """Embed a picture, reduced to at most ``width`` pixels, as a data URI."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail((width, picture.height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=80, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
