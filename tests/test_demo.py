@@ -72,6 +72,14 @@ def test_it_writes_pictures_where_it_says(demo: tuple[Path, str]) -> None:
     assert all(min(Image.open(picture).size) > 128 for picture in pictures)
 
 
+def test_it_ends_by_naming_the_report(demo: tuple[Path, str]) -> None:
+    last = demo[1].strip().splitlines()[-1]
+    report = Path(re.fullmatch(r"Report with .*: (.+)", last)[1])
+    page = report.read_text()
+    assert page.count("<img") == 8
+    assert "<svg" in page
+
+
 def test_other_names_for_the_classes_ruin_the_result(
     demo: tuple[Path, str], tmp_path: Path
 ) -> None:

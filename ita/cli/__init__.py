@@ -21,6 +21,7 @@ SUBCOMMANDS = {
     "evaluate": "evaluate a checkpoint on data sets",
     "reproduce": "evaluate on all benchmarks, beside published results",
     "export": "export a model to ONNX or torch.export, with an open vocabulary",
+    "compare": "results of runs side by side",
     "convert": "convert checkpoints to and from FC-CLIP and the first ITA release",
     "datasets": "check and prepare data sets",
     "toy": "the toy world: demo, scenes, CLIP and model",

@@ -232,7 +232,7 @@ class Trainer(TrainerBase):
         """Evaluate on all test sets and return the scalars for the event storage."""
         iteration = min(self.iter + 1, self.max_iter)
         source = source_of_list(self.cfg, self.model.train_class_list, None)
-        run = {"iteration": iteration, **source}
+        run = {"iteration": iteration, "during_training": True, **source}
         self.results = evaluate(self.cfg, self.model, self.test_sets, text=self._text, run=run)
         measured = {
             f"{name}/{metric}": value

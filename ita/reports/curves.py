@@ -78,7 +78,7 @@ def draw_curves(curves: Mapping[str, Curve]) -> str:
         return ""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.5, 2.6 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), squeeze=False)
+        grid = figure.subplots(len(panels), squeeze=False, sharex=True)
         for axes, (lines, label, marker) in zip(grid[:, 0], panels, strict=True):
             _draw_panel(axes, lines, label, marker)
         buffer = io.StringIO()

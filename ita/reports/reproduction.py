@@ -1,7 +1,6 @@
 """Reports of ``ita reproduce``: measured beside published results, as text, Markdown and HTML."""
 
 import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +9,7 @@ from string import Template
 
 from tabulate import tabulate
 
+from ita.reports.markdown import escape, pipe_table
 from ita.reports.published import PUBLISHED_METRICS, PublishedResult
 
 # Maximum difference from the published mIoU, in percentage points.
@@ -183,14 +183,11 @@ def format_markdown(reproduction: Reproduction) -> str:
     """Format the report as Markdown."""
     parts = [f"# Reproduction of {reproduction.title}", f"**{conclusion(reproduction)}**"]
     for headers, rows in _tables(reproduction):
-        cells = [[_escape(cell) for cell in row] for row in rows]
-        parts.append(
-            tabulate(cells, headers, "pipe", disable_numparse=True, colalign=_alignments(headers))
-        )
+        parts.append(pipe_table(headers, rows, _alignments(headers)))
     if reproduction.not_evaluated:
         parts.append("## Not evaluated")
         parts.append(
-            "\n".join(f"- {n.title}: {_escape(n.reason)}" for n in reproduction.not_evaluated)
+            "\n".join(f"- {n.title}: {escape(n.reason)}" for n in reproduction.not_evaluated)
         )
     parts.append("## Run")
     parts.append("\n".join(f"- {name}: `{value}`" for name, value in reproduction.facts))
@@ -254,11 +251,6 @@ def _signed(difference: float | None) -> str:
 
 def _alignments(headers: Sequence[str]) -> list[str]:
     return ["left" if header in LEFT else "right" for header in headers]
-
-
-def _escape(text: str) -> str:
-    """Escape the characters with a meaning in Markdown that names and paths contain."""
-    return re.sub(r"([|*<>`\\])", r"\\\1", text)
 
 
 def _html_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ita.errors import UserError
+from ita.reports.tables import DESCRIPTIONS
 
 RESULTS_FILE = "results.json"
 
@@ -48,7 +49,7 @@ def _problem(content: Any) -> str:
         for task, metrics in result.items():
             if not isinstance(metrics, Mapping):
                 return f"{task} of {name} is not an object"
-            if task == "sem_seg" and not all(map(_is_value, metrics.values())):
+            if task not in DESCRIPTIONS and not all(map(_is_value, metrics.values())):
                 return f"{task} of {name} has a metric that is not a number"
     return ""
 

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,7 @@ class SetReport:
         subsets: titles and numbers of classes of the columns of ``metrics``.
         metrics: title and a value per column; None without one.
         classes: classes that occur, by falling IoU.
+        dominant: facts about the dominant categories; "" without them.
         confusions: see :func:`ita.evaluation.semantic.most_confused`.
         pictures: title and data URI of each picture.
     """
@@ -54,6 +54,7 @@ class SetReport:
     subsets: list[tuple[str, int | None]]
     metrics: list[tuple[str, list[float | None]]]
     classes: list[ClassResult]
+    dominant: str
     confusions: Sequence[Mapping[str, Any]]
     pictures: list[tuple[str, str]]
 
@@ -73,14 +74,13 @@ def write_report(folder: Path, *, config: str = "", num_pictures: int = 0) -> Pa
         UserError: the results cannot be read, or the report cannot be written.
     """
     content = read_results(folder / RESULTS_FILE)
-    checkpoint = os.path.basename(content["run"].get("weights") or "random weights")
     sets = []
     for name, result in content["results"].items():
         pictures = folder / "inference" / name / "pictures"
         sets.append(_describe_set(name, result, sorted(pictures.glob("*.png"))[:num_pictures]))
     page = render(
         "report.html.jinja",
-        title=f"Evaluation of {checkpoint}",
+        title=f"Evaluation: {folder.resolve().name}",
         facts=_facts(content),
         sets=sets,
         max_open=MAX_OPEN_CLASSES,
@@ -111,21 +111,33 @@ def _describe_set(name: str, result: Mapping[str, Any], pictures: Sequence[Path]
         subsets=subsets,
         metrics=metrics,
         classes=_classes(info, semantic),
+        dominant=_describe_dominant(result.get("dominant", {})),
         confusions=result.get("confusions", {}).get("pairs", ()),
         pictures=[(path.stem, data_uri(path)) for path in pictures],
     )
 
 
 def _classes(info: Mapping[str, Any], semantic: Mapping[str, Any]) -> list[ClassResult]:
-    """Classes that occur, by falling IoU."""
-    seen = set(info.get("seen", ()))
+    """Classes that occur, by falling IoU; all count as seen if the results do not tell."""
+    seen = info.get("seen")
     results = []
     for key, iou in semantic.items():
         if key.startswith(IOU_PREFIX) and iou is not None:
             label = key.removeprefix(IOU_PREFIX)
             label_id, _, name = label.partition(":")
-            results.append(ClassResult(label_id, name, iou, label in seen))
+            results.append(ClassResult(label_id, name, iou, seen is None or label in seen))
     return sorted(results, key=lambda result: -result.iou)
+
+
+def _describe_dominant(metrics: Mapping[str, Any]) -> str:
+    texts = {
+        "num_dominant": "{:.0f} per image",
+        "hit_rate": "{:.2f} % of the classes in an image are among them",
+        "text_query_segments": "{:.2f} % of the predicted segments come from their queries",
+        "text_query_own_class": "{:.2f} % of these have the class of their query",
+    }
+    values = {key: metrics.get(key) for key in texts}
+    return "; ".join(text.format(values[k]) for k, text in texts.items() if values[k] is not None)
 
 
 def _has_suffix(result: Mapping[str, Any], suffix: str) -> bool:
@@ -135,16 +147,19 @@ def _has_suffix(result: Mapping[str, Any], suffix: str) -> bool:
 def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Names and values of what is known of the run."""
     run = content["run"]
+    weights = "training started from" if run.get("during_training") else "checkpoint"
+    train_list = run.get("train_class_list", "")
+    if "train_class_list_from" in run:
+        train_list += f", from {run['train_class_list_from']}"
     selected = run.get("selected_by") or {}
     versions = ", ".join(f"{n} {v}" for n, v in run.get("versions", {}).items())
     facts = {
         "date": content["date"],
-        "checkpoint": run.get("weights") or "none: random weights",
+        weights: run.get("weights") or "none: random weights",
         "iteration": f"{run['iteration']:,}" if "iteration" in run else "",
         "selected by": f"{selected['metric']} = {selected['value']:.2f}" if selected else "",
         "precision": run.get("precision", ""),
-        "training class list": run.get("train_class_list", ""),
-        "from": run.get("train_class_list_from", ""),
+        "training class list": train_list,
         "checkpoint's class list": run.get("checkpoint_class_list", ""),
         "command": run.get("command", ""),
         "versions": versions,
@@ -160,8 +175,11 @@ def _curves(folder: Path, content: Mapping[str, Any]) -> str:
         for name, result in content["results"].items():
             miou = result.get("sem_seg", {}).get("mIoU")
             if miou is not None:
-                curve = curves.setdefault(name + MIOU, {})
-                curves[name + MIOU] = dict(sorted({**curve, iteration: miou}.items()))
+                # Detectron2 stores the evaluation after training one iteration later.
+                others = {
+                    i: v for i, v in curves.get(name + MIOU, {}).items() if i != iteration + 1
+                }
+                curves[name + MIOU] = dict(sorted({**others, iteration: miou}.items()))
     return draw_curves(curves)
 
 

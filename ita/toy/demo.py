@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ita.errors import UserError
 from ita.files import write_atomically
+from ita.reports.run_report import REPORT_FILE
 from ita.reports.tables import format_table
 from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
@@ -27,7 +28,7 @@ def demo(output: Path, iterations: int, test: int) -> str:
         test: number of test scenes.
 
     Returns:
-        Tables of both results and the path of the pictures, for printing.
+        Tables of both results and the paths of pictures and report, for printing.
 
     Raises:
         UserError: a command failed, or the folder has other content or cannot be written.
@@ -58,6 +59,7 @@ def demo(output: Path, iterations: int, test: int) -> str:
         lines.append(f"mIoU over {side} classes {before:.1f} -> {after:.1f}")
     pictures = run / "inference" / TEST_SET / "pictures"
     lines.append(f"Pictures of predictions and ground truth: {pictures}")
+    lines.append(f"Report with all numbers, curves and pictures: {run / REPORT_FILE}")
     return "\n".join(lines)
 
 

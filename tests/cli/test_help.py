@@ -18,6 +18,7 @@ COMMANDS = [
     "evaluate",
     "reproduce",
     "export",
+    "compare",
     "convert",
     "datasets",
     "datasets check",

@@ -182,3 +182,33 @@ def test_without_dominant_categories_there_is_no_hit_rate(tiny_config):
     cfg = tiny_config(MODEL__ITA__NUM_DOMINANT=0, MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
     results = evaluate(cfg, build_model(cfg))
     assert results["toy_val"].keys() == {"info", "sem_seg", "confusions", "panoptic_seg"}
+
+
+def test_a_report_beside_the_results(tiny_config, tmp_path):
+    cfg = tiny_config(TEST__NUM_PICTURES=2)
+    evaluate(cfg, build_model(cfg))
+    page = (tmp_path / "run" / "report.html").read_text()
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    miou = stored["results"]["toy_val"]["sem_seg"]["mIoU"]
+    assert re.search(rf"<td>mIoU</td>\s*<td[^>]*>{miou:.2f}</td>", page)
+    assert page.count("<img") == 2
+    assert "TRAIN_NUM_POINTS: 64" in page
+    assert stored["run"]["versions"]["torch"] in page
+
+
+def test_no_report_unless_asked_for(tiny_config, tmp_path):
+    cfg = tiny_config(TEST__NUM_PICTURES=0, TEST__REPORT=False)
+    evaluate(cfg, build_model(cfg))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"results.json"}
+
+
+def test_a_report_that_fails_is_one_warning(tiny_config, tmp_path, caplog):
+    """And the results are there."""
+    cfg = tiny_config(TEST__NUM_PICTURES=0)
+    (tmp_path / "run" / "report.html").mkdir(parents=True)
+    results = evaluate(cfg, build_model(cfg))
+    assert results["toy_val"]["sem_seg"]
+    (line,) = [r.getMessage() for r in caplog.records if "report" in r.getMessage()]
+    assert line.startswith("no report was written (")
+    assert "\n" not in line
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"results.json", "report.html"}
