@@ -81,6 +81,7 @@ def draw_curves(curves: Mapping[str, Curve]) -> str:
         grid = figure.subplots(len(panels), squeeze=False, sharex=True)
         for axes, (lines, label, marker) in zip(grid[:, 0], panels, strict=True):
             _draw_panel(axes, lines, label, marker)
+        grid[-1, 0].set_xlabel("iteration")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=WITHOUT_METADATA)
     svg = buffer.getvalue()
@@ -90,7 +91,6 @@ def draw_curves(curves: Mapping[str, Curve]) -> str:
 def _draw_panel(axes: Axes, lines: Mapping[str, Curve], label: str, marker: str) -> None:
     for name, curve in lines.items():
         axes.plot(list(curve), list(curve.values()), marker=marker, markersize=4, label=name)
-    axes.set_xlabel("iteration")
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
