@@ -126,7 +126,8 @@ def _write_report(cfg: CfgNode) -> None:
             Path(cfg.OUTPUT_DIR), config=cfg.dump(), num_pictures=cfg.TEST.NUM_PICTURES
         )
     except Exception as error:
-        logger.warning("no report was written (%s: %s)", type(error).__name__, error)
+        reason = " ".join(str(error).split())
+        logger.warning("no report was written (%s: %s)", type(error).__name__, reason)
     else:
         logger.info("Report: %s", path)
 

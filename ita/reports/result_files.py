@@ -29,7 +29,10 @@ def read_results(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot read {path}: {reason}; give the OUTPUT_DIR of an evaluation"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
     if problem := _problem(content):
