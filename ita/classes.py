@@ -122,6 +122,11 @@ class ClassList:
         """All N synonyms of all classes, in order, not deduplicated."""
         return tuple(s for synonyms in self.classes for s in synonyms)
 
+    @property
+    def class_index(self) -> tuple[int, ...]:
+        """The class of each of the N synonyms."""
+        return tuple(i for i, synonyms in enumerate(self.classes) for _ in synonyms)
+
     def __len__(self) -> int:
         return len(self.classes)
 

@@ -60,8 +60,7 @@ def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
         durable: sync the content to disk first, so that a power failure cannot leave an empty
             file under the final name.
     """
-    name = f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}"
-    partial = path.with_name(name)
+    partial = _partial(path)
     try:
         yield partial
         if durable:
@@ -103,7 +102,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path):
         raise UserError(f"{path} exists; remove it or choose another name")
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}")
+    partial = _partial(path)
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -112,3 +111,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(path: Path) -> Path:
+    """Name beside ``path`` for what this thread has not finished."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL_SUFFIX}")

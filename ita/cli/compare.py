@@ -39,13 +39,16 @@ def run(options: argparse.Namespace) -> int:
         format_comparison_markdown,
     )
 
+    comparison = compare(options.runs)
+    for warning in comparison.warnings:  # also where the format has no place for them
+        sys.stderr.write(f"not comparable: {warning}\n")
     formatters = {
         "html": format_comparison_html,
         "markdown": format_comparison_markdown,
         "csv": format_comparison_csv,
     }
     suffix = Path(options.output).suffix.lower() if options.output else ""
-    text = formatters[options.format or FORMATS.get(suffix, "markdown")](compare(options.runs))
+    text = formatters[options.format or FORMATS.get(suffix, "markdown")](comparison)
     if not options.output:
         sys.stdout.write(text)
         return 0

@@ -13,9 +13,9 @@ its classes in color over a legend; classes.json names the classes of the indice
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ita.cli import garbage_collection_paused
 from ita.errors import UserError
@@ -75,30 +75,38 @@ def run(options: argparse.Namespace) -> int:
         from ita.data.image_files import find_images
         from ita.data.reading import read_image
         from ita.files import write_atomically
+        from ita.reports.label_maps import (
+            describe_label_map,
+            encode_classes_json,
+            encode_label_png,
+        )
+        from ita.reports.pictures import draw_segmentation, write_picture
 
     outputs = plan_outputs(find_images(options.images), options.output)
     classes = choose_classes(options.classes)
     segment = load_model(options)
+    write_atomically(options.output / CLASSES_FILE, encode_classes_json(classes))
     failed: list[Path] = []
-    done = 0
-    # Nothing on a screen for one image, or where nobody looks.
+    # No bar for one image, nor (by None) where there is no terminal.
     bar = tqdm(outputs.items(), unit="image", disable=True if len(outputs) == 1 else None)
-    for path, files in bar:
+    for path, (label_file, overlay_file) in bar:
         try:
             image = read_image(str(path))
-            result = segment(image, classes)
+            labels = segment(image, classes).label_map
         except UserError as error:
             bar.clear()
             sys.stderr.write(f"error: {error}\n")
             failed.append(path)
             continue
-        if not done:
-            write_atomically(options.output / CLASSES_FILE, encode_classes(result))
-        write_result(image, result, files)
-        done += 1
+        write_atomically(label_file, encode_label_png(labels, len(classes)))
+        write_picture(draw_segmentation(image, labels, classes.names), overlay_file)
+        line = f"{path}: {label_file}, {overlay_file}"
+        if options.json:
+            files = {"image": path, "label_map": label_file, "overlay": overlay_file}
+            described = describe_label_map(labels, classes.names)
+            line = json.dumps({**{k: str(v) for k, v in files.items()}, **described})
         bar.clear()
-        line = json.dumps(describe(path, result, files)) if options.json else None
-        sys.stdout.write(f"{line or f'{path}: ' + ', '.join(map(str, files))}\n")
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     if failed:
         names = "".join(f"\n  {path}" for path in failed) if len(outputs) > 1 else ""
@@ -133,46 +141,6 @@ def load_model(
 
     model = load(options.config_file, options.weights, options.device, precision=options.precision)
     return model.segment
-
-
-def write_result(image: "np.ndarray", result: "Segmentation", files: tuple[Path, Path]) -> None:
-    """Write the label map and the overlay of an image."""
-    from ita.files import write_atomically
-    from ita.reports.label_maps import encode_label_png
-    from ita.reports.pictures import draw_segmentation, write_picture
-
-    label_file, overlay_file = files
-    write_atomically(label_file, encode_label_png(result.label_map, len(result.names)))
-    write_picture(draw_segmentation(image, result.label_map, result.names), overlay_file)
-
-
-def encode_classes(result: "Segmentation") -> bytes:
-    """Encode the names and colors of all classes as JSON."""
-    from ita.classes import palette
-
-    classes = result.class_list.classes
-    rows: Iterable[dict[str, Any]] = (
-        {"index": index, "name": names[0], "synonyms": list(names[1:]), "color": list(color)}
-        for index, (names, color) in enumerate(zip(classes, palette(len(classes)), strict=True))
-    )
-    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
-    return f"[\n{lines}\n]\n".encode()
-
-
-def describe(path: Path, result: "Segmentation", files: tuple[Path, Path]) -> Mapping[str, Any]:
-    """Describe the result of an image: its files, and the classes found, largest first."""
-    import numpy as np
-
-    pixels = np.bincount(result.label_map.ravel(), minlength=len(result.names))
-    found = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
-    return {
-        "image": str(path),
-        "label_map": str(files[0]),
-        "overlay": str(files[1]),
-        "height": result.label_map.shape[0],
-        "width": result.label_map.shape[1],
-        "classes": [{"index": i, "name": result.names[i], "pixels": int(pixels[i])} for i in found],
-    }
 
 
 def plan_outputs(images: Sequence[Path], folder: Path) -> dict[Path, tuple[Path, Path]]:

@@ -67,7 +67,7 @@ def require_device(cfg: CfgNode) -> None:
     Raises:
         UserError: no GPU is visible; on a CPU, training would take weeks without a notice.
     """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if _lacks_gpu(cfg):
         raise UserError(
             f"no GPU is visible for MODEL.DEVICE {cfg.MODEL.DEVICE}; to train on the CPU, append: "
             "MODEL.DEVICE cpu"
@@ -76,7 +76,7 @@ def require_device(cfg: CfgNode) -> None:
 
 def choose_device(cfg: CfgNode) -> None:
     """Fall back to the CPU, in place, if the config requests a GPU and none is visible."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if _lacks_gpu(cfg):
         logger.warning("no GPU is visible: using cpu instead of MODEL.DEVICE %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     try:
@@ -85,6 +85,10 @@ def choose_device(cfg: CfgNode) -> None:
         raise UserError(
             f"MODEL.DEVICE {cfg.MODEL.DEVICE} is not a device; use cuda or cpu"
         ) from error
+
+
+def _lacks_gpu(cfg: CfgNode) -> bool:
+    return cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
 
 
 def describe_run(cfg: CfgNode) -> None:

@@ -62,7 +62,7 @@ def export_model(
         if vocabulary is not None:
             arrays = {name: tensor.numpy() for name, tensor in text_inputs(vocabulary).items()}
             write_vocabulary(TextInputs(vocabulary.class_list, arrays), partial / VOCABULARY)
-        write_description(_description(predictor, tokenizer is not None), partial)
+        write_description(describe_model(predictor, tokenizer is not None), partial)
 
 
 def text_inputs(vocabulary: Vocabulary) -> dict[str, Tensor]:
@@ -126,7 +126,8 @@ def _write_text(model: ITA, path: Path) -> None:
     write_graph(TextGraph(clip), {"tokens": tokens}, sizes, ("features",), path)
 
 
-def _description(predictor: Predictor, has_text: bool) -> Description:
+def describe_model(predictor: Predictor, has_text: bool) -> Description:
+    """Describe a model and how it was exported, with or without its text tower."""
     model, mapper = predictor.model, predictor.mapper
     return Description(
         divisor=model.backbone.size_divisibility,

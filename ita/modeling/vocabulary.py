@@ -182,7 +182,7 @@ def encode_vocabulary(
     return Vocabulary(
         class_list=class_list,
         features=text.encode(class_list.synonyms),
-        class_index=torch.tensor(_class_index(class_list), device=device),
+        class_index=torch.tensor(class_list.class_index, device=device),
         seen=torch.tensor(class_list.seen(training), device=device),
         candidates=candidates,
     )
@@ -218,7 +218,7 @@ def encode_candidates(
             queries[row] = name_table[names[row]]
     if name_table:
         _note_missing(class_list, names, name_table)
-    classes = torch.tensor([*_class_index(class_list), -1], device=text.clip.device)
+    classes = torch.tensor([*class_list.class_index, -1], device=text.clip.device)
     return Candidates(names, ranking, queries, classes)
 
 
@@ -240,11 +240,6 @@ def _note_missing(
         class_list.name,
         ", ".join(missing),
     )
-
-
-def _class_index(class_list: ClassList) -> list[int]:
-    """The class of each synonym."""
-    return [i for i, synonyms in enumerate(class_list.classes) for _ in synonyms]
 
 
 @dataclass(frozen=True)

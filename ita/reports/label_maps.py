@@ -1,11 +1,14 @@
-"""Label maps as PNG files that image viewers display in the colors of the classes."""
+"""Label maps for image viewers and other programs: PNG in the classes' colors, JSON."""
 
 import io
+import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ita.classes import palette
+from ita.classes import ClassList, palette
 
 PALETTE_SIZE = 256
 
@@ -28,3 +31,32 @@ def encode_label_png(labels: np.ndarray, num_classes: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def encode_classes_json(class_list: ClassList) -> bytes:
+    """Encode index, names and color of each class as JSON, a line per class."""
+    rows = [
+        {"index": index, "name": names[0], "synonyms": names[1:], "color": color}
+        for index, (names, color) in enumerate(
+            zip(class_list.classes, palette(len(class_list)), strict=True)
+        )
+    ]
+    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
+    return f"[\n{lines}\n]\n".encode()
+
+
+def describe_label_map(labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Describe a label map for JSON.
+
+    Args:
+        labels: [H, W] indices into ``names``.
+        names: names of the C classes.
+
+    Returns:
+        ``height``, ``width`` and ``classes``, those present with their numbers of pixels, largest
+        first.
+    """
+    pixels = np.bincount(labels.ravel(), minlength=len(names))
+    present = [i for i in np.argsort(-pixels, kind="stable").tolist() if pixels[i]]
+    classes = [{"index": i, "name": names[i], "pixels": int(pixels[i])} for i in present]
+    return {"height": labels.shape[0], "width": labels.shape[1], "classes": classes}

@@ -5,6 +5,8 @@ from typing import Any
 
 import jinja2
 
+from ita.reports.numbers import format_number
+
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of ``ita/reports/templates``; all values are escaped.
@@ -30,8 +32,3 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["number"] = format_number
     return environment
-
-
-def format_number(value: float | None) -> str:
-    """Two decimals, as in the tables of the terminal; "–" for a missing number."""
-    return "–" if value is None else f"{value:.2f}"

@@ -1,15 +1,15 @@
 """Reports of ``ita reproduce``: measured beside published results, as text, Markdown and HTML."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
-from string import Template
 
 from tabulate import tabulate
 
 from ita.reports.markdown import escape, pipe_table
+from ita.reports.numbers import format_difference, format_number
+from ita.reports.pages import render
 from ita.reports.published import PUBLISHED_METRICS, PublishedResult
 
 # Maximum difference from the published mIoU, in percentage points.
@@ -145,7 +145,7 @@ def _reasons(reproduction: Reproduction) -> list[str]:
         if m.verdict == Verdict.OTHER_LIST:
             by_list.setdefault(m.list_difference, []).append(m)
     reasons = [
-        f"{m.title} differs by {_signed(m.difference(DECIDING))} mIoU"
+        f"{m.title} differs by {format_difference(m.difference(DECIDING))} mIoU"
         if DECIDING in m.metrics
         else f"{m.title} has no mIoU"
         for m in by_verdict[Verdict.DIFFERS]
@@ -196,16 +196,15 @@ def format_markdown(reproduction: Reproduction) -> str:
 
 def format_html(reproduction: Reproduction) -> str:
     """Format the report as one HTML page that refers to no other file."""
-    body = [_html_table(headers, rows) for headers, rows in _tables(reproduction)]
-    if reproduction.not_evaluated:
-        skipped = ((n.title, n.reason) for n in reproduction.not_evaluated)
-        body.append(f"<h2>Not evaluated</h2>\n{_html_list(skipped)}")
-    body.append(f"<h2>Run</h2>\n{_html_list(reproduction.facts)}")
-    return _PAGE.substitute(
-        title=html.escape(f"Reproduction of {reproduction.title}"),
-        conclusion=html.escape(conclusion(reproduction)),
+    return render(
+        "reproduction.html.jinja",
+        title=f"Reproduction of {reproduction.title}",
+        conclusion=conclusion(reproduction),
         status="good" if reproduction.successful else "bad",
-        body="\n".join(body),
+        tables=_tables(reproduction),
+        alignments=_alignments,
+        skipped=[(n.title, n.reason) for n in reproduction.not_evaluated],
+        facts=reproduction.facts,
     )
 
 
@@ -240,59 +239,8 @@ def _tables(reproduction: Reproduction) -> list[tuple[Sequence[str], list[list[s
 def _compared(measurement: Measurement, metric: str) -> list[str]:
     """Cells of the measured and the published value and their difference."""
     values = (measurement.metrics.get(metric), measurement.published.metrics.get(metric))
-    cells = ["–" if value is None else f"{value:.2f}" for value in values]
-    return [*cells, _signed(measurement.difference(metric))]
-
-
-def _signed(difference: float | None) -> str:
-    # Adding 0 turns a rounded -0.0 into 0.0.
-    return "–" if difference is None else f"{round(difference, 2) + 0:+.2f}"
+    return [*map(format_number, values), format_difference(measurement.difference(metric))]
 
 
 def _alignments(headers: Sequence[str]) -> list[str]:
     return ["left" if header in LEFT else "right" for header in headers]
-
-
-def _html_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    kinds = ["" if header in LEFT else ' class="number"' for header in headers]
-    head = "".join(f"<th{k}>{html.escape(h)}</th>" for k, h in zip(kinds, headers, strict=True))
-    lines = [
-        "".join(f"<td{k}>{html.escape(cell)}</td>" for k, cell in zip(kinds, row, strict=True))
-        for row in rows
-    ]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-
-def _html_list(items: Iterable[tuple[str, str]]) -> str:
-    entries = (f"<dt>{html.escape(n)}</dt><dd>{html.escape(value)}</dd>" for n, value in items)
-    return "<dl>\n{}\n</dl>".format("\n".join(entries))
-
-
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c1e21; max-width: 72rem;
-  margin: 2rem auto; padding: 0 1rem; }
-.conclusion { padding: .75rem 1rem; border-left: 6px solid; background: #f6f7f8; }
-.good { border-color: #2e7d32; }
-.bad { border-color: #c62828; }
-table { border-collapse: collapse; margin: 1.5rem 0; }
-th, td { text-align: left; padding: .35rem .75rem; border-bottom: 1px solid #d8dbdf; }
-th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
-dt { color: #5f6b76; }
-dd { margin: 0; overflow-wrap: anywhere; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p class="conclusion $status">$conclusion</p>
-$body
-</body>
-</html>
-""")

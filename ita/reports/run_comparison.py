@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from ita.config import flatten
+from ita.evaluation.semantic import IOU_PREFIX
 from ita.reports.markdown import escape, pipe_table
-from ita.reports.pages import format_number, render
+from ita.reports.numbers import MISSING, format_difference, format_number
+from ita.reports.pages import render
 from ita.reports.result_files import read_results
 from ita.reports.tables import COLUMNS, SUBSETS
 
@@ -32,6 +34,18 @@ class ComparedRun:
     def value(self, dataset: str, task: str, metric: str) -> float | None:
         """Return a metric; None if the run has none."""
         return self.content["results"].get(dataset, {}).get(task, {}).get(metric)
+
+    def info(self, dataset: str) -> Mapping[str, Any]:
+        """Return the facts about the evaluation of a data set."""
+        return self.content["results"][dataset].get("info", {})
+
+    def classes(self, dataset: str) -> set[str]:
+        """Return label ids and names of the classes, of semantic results."""
+        return {
+            k
+            for k in self.content["results"][dataset].get("sem_seg", {})
+            if k.startswith(IOU_PREFIX)
+        }
 
 
 @dataclass(frozen=True)
@@ -117,10 +131,10 @@ def _short_names(paths: Sequence[str | Path]) -> list[str]:
 def _facts(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, list[str]]]:
     """Facts and settings of all runs; "–" where a run has none."""
     for key in FACTS:
-        yield key.replace("_", " "), [str(run.content["run"].get(key) or "–") for run in runs]
+        yield key.replace("_", " "), [str(run.content["run"].get(key) or MISSING) for run in runs]
     for key in dict.fromkeys(key for run in runs for key in run.settings):
         if key not in IRRELEVANT_KEYS:
-            yield key, [str(run.settings.get(key, "–")) for run in runs]
+            yield key, [str(run.settings.get(key, MISSING)) for run in runs]
 
 
 def _rows(dataset: str, runs: Sequence[ComparedRun]) -> Iterator[Row]:
@@ -133,12 +147,11 @@ def _rows(dataset: str, runs: Sequence[ComparedRun]) -> Iterator[Row]:
 
 def _warnings(dataset: str, runs: Sequence[ComparedRun]) -> Iterator[str]:
     """Differences to the first run that has results of the data set."""
-    infos = {
-        run.name: run.content["results"][dataset].get("info", {})
-        for run in runs
-        if dataset in run.content["results"]
-    }
-    first, *others = infos
+    present = [run for run in runs if dataset in run.content["results"]]
+    absent = [run.name for run in runs if run not in present]
+    if absent:
+        yield f"{dataset}: no results of {', '.join(absent)}"
+    first, *others = present
     for other in others:
         for key, title in (
             ("class_list", "class list"),
@@ -146,9 +159,16 @@ def _warnings(dataset: str, runs: Sequence[ComparedRun]) -> Iterator[str]:
             ("classes", "number of classes"),
             ("images", "number of images"),
         ):
-            one, two = infos[first].get(key), infos[other].get(key)
+            one, two = (run.info(dataset).get(key) for run in (first, other))
             if one != two:
-                yield f"{dataset}: the {title} of {other} is {two}, that of {first} {one}"
+                yield f"{dataset}: the {title} of {other.name} is {two}, that of {first.name} {one}"
+        if first.info(dataset).get("class_list") == other.info(dataset).get("class_list"):
+            differing = first.classes(dataset) ^ other.classes(dataset)
+            if differing:
+                yield (
+                    f"{dataset}: the class lists of {other.name} and {first.name} have one name, "
+                    f"but not the same classes ({len(differing)} differ)"
+                )
 
 
 def format_comparison_csv(comparison: Comparison) -> str:
@@ -196,7 +216,6 @@ def cells(row: Row) -> list[str]:
     for position, (value, difference) in enumerate(zip(row.values, row.differences, strict=True)):
         text = format_number(value)
         if position and difference is not None:
-            # Adding 0 turns a rounded -0.0 into 0.0.
-            text += f" ({round(difference, 2) + 0:+.2f})"
+            text += f" ({format_difference(difference)})"
         texts.append(text)
     return texts

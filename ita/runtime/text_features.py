@@ -33,12 +33,12 @@ class NameEncoder:
     def encode(self, class_list: ClassList) -> TextInputs:
         """Encode C classes with N names."""
         description = self._description
-        names, known = class_list.synonyms, set(description.training_names)
-        index = [i for i, synonyms in enumerate(class_list.classes) for _ in synonyms]
+        names = class_list.synonyms
+        training = ClassList("training", tuple((name,) for name in description.training_names))
         arrays = {
             "text": self._encode_names(names, description.prompts),
-            "class_index": np.array(index, np.int64),
-            "seen": np.array([not known.isdisjoint(c) for c in class_list.classes]),
+            "class_index": np.array(class_list.class_index, np.int64),
+            "seen": np.array(class_list.seen(training)),
         }
         if description.dominant:
             candidates = (*names, description.other)

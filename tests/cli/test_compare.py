@@ -32,6 +32,14 @@ def test_the_suffix_selects_the_format(name, words, start, run_folder, tmp_path,
     assert capsys.readouterr().out == f"Comparison: {output}\n"
 
 
+def test_what_is_not_comparable_is_said_in_every_format(run_folder, tmp_path, capsys):
+    other = tmp_path / "results.json"
+    other.write_text(json.dumps({"results": {"ade": {"sem_seg": {"mIoU": 1.0}}}}))
+    for words in ([], ["--format", "csv"], ["--output", str(tmp_path / "a.html")]):
+        assert main(["compare", str(run_folder), str(other), *words]) == 0
+        assert "not comparable: pc59: no results of" in capsys.readouterr().err
+
+
 def test_without_output_it_is_printed(run_folder, capsys):
     assert main(["compare", str(run_folder), str(run_folder / "results.json")]) == 0
     assert "50.00 (+0.00)" in capsys.readouterr().out

@@ -13,11 +13,14 @@ def predictions(scenes, predict=random_prediction):
 
 
 def evaluate(evaluator, records, outputs):
-    """The metrics of an evaluator's first or only entry, shown one image after the other."""
+    """The metrics of an evaluator with one task, shown one image after the other."""
     evaluator.reset()
     for record, output in zip(records, outputs, strict=True):
         evaluator.process([record], [output])
-    return next(iter(evaluator.evaluate().values()))
+    results = evaluator.evaluate()
+    results.pop("confusions", None)
+    (metrics,) = results.values()
+    return metrics
 
 
 def truth(scenes):

@@ -8,11 +8,9 @@ import torch
 
 import ita
 from ita.classes import read_class_list
-from ita.export.exporting import text_inputs
+from ita.export.exporting import describe_model, text_inputs
 from ita.export.text import TextGraph, exportable_tokenizer
-from ita.modeling.vocabulary import OTHER, PROMPTS
 from ita.runtime.clip_tokenizer import ClipTokenizer
-from ita.runtime.export_files import Description
 from ita.runtime.text_features import NameEncoder
 
 pytest.importorskip("tokenizers")
@@ -61,18 +59,7 @@ def test_a_tokenizer_of_another_kind_is_not_exported(toy, monkeypatch):
 def test_vocabularies_are_those_of_the_model(toy, tokenizer, classes):
     model = toy.model
     vocabulary = toy.segmenter(classes).vocabulary
-    description = Description(
-        divisor=32,
-        min_size=0,
-        max_size=1,
-        resize_logits=False,
-        dominant=True,
-        prompts=PROMPTS,
-        candidate_prompts=PROMPTS,
-        other=OTHER,
-        training_names=model.train_class_list.synonyms,
-        context_length=len(model.backbone.clip.positional_embedding),
-    )
+    description = describe_model(toy, has_text=True)
 
     def tower(tokens):
         return TextGraph(model.backbone.clip)(torch.from_numpy(tokens)).numpy()

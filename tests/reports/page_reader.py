@@ -10,6 +10,7 @@ class Page(HTMLParser):
 
     Attributes:
         tags: names of all elements.
+        attributes: element -> names and values of the attributes of each.
         addresses: values of attributes that a browser would fetch.
         tables: class of the table -> rows of texts.
         items: texts of the list items, and their classes.
@@ -18,7 +19,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.addresses, self.tables, self.items, self.unclosed = [], [], {}, [], []
-        self.text = ""
+        self.text, self.attributes = "", {}
         self._row = None
         self.feed(text)
         assert not self.unclosed
@@ -26,6 +27,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.tags.append(tag)
+        self.attributes.setdefault(tag, []).append(values)
         self.addresses += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
         if tag not in VOID:
             self.unclosed.append(tag)

@@ -13,9 +13,10 @@ from ita.reports.tables import write_results
 from tests.reports.page_reader import Page
 
 
-def write(folder, miou, *, config="", precision="float32", **info):
+def write(folder, miou, *, config="", precision="float32", classes=("cat", "dog"), **info):
     info = {"class_list": "pc59", "classes": 59, "classes_seen": 40, "images": 10, **info}
-    results = {"pc59": {"info": info, "sem_seg": {"mIoU": miou, "mIoU_seen": miou + 1}}}
+    ious = {f"IoU-{i}:{name}": miou for i, name in enumerate(classes)}
+    results = {"pc59": {"info": info, "sem_seg": {"mIoU": miou, "mIoU_seen": miou + 1, **ious}}}
     write_results(results, folder / "results.json", run={"precision": precision})
     (folder / "config.yaml").write_text(config)
     return folder
@@ -71,10 +72,21 @@ def test_other_class_lists_and_images_are_named(runs, tmp_path):
     assert all(w in format_comparison_markdown(comparison) for w in comparison.warnings)
 
 
+def test_lists_of_one_name_with_other_classes_are_named(runs, tmp_path):
+    assert compare(runs).warnings == []
+    other = write(tmp_path / "other", 50.0, classes=("cat", "puppy"))
+    (warning,) = compare([runs[0], other]).warnings
+    assert warning == (
+        "pc59: the class lists of other and one have one name, but not the same classes (2 differ)"
+    )
+
+
 def test_a_data_set_that_only_one_run_has(runs, tmp_path):
     other = tmp_path / "other"
     write_results({"ade": {"sem_seg": {"mIoU": 30.0}}}, other / "results.json")
-    rows = [(r.dataset, r.values, r.differences) for r in compare([runs[0], other]).rows]
+    comparison = compare([runs[0], other])
+    assert comparison.warnings == ["pc59: no results of other", "ade: no results of one"]
+    rows = [(r.dataset, r.values, r.differences) for r in comparison.rows]
     assert rows[0] == ("pc59", [50.0, None], [0.0, None])
     assert rows[-1] == ("ade", [None, 30.0], [None, None])
 

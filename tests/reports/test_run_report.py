@@ -8,6 +8,7 @@ from PIL import Image
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.evaluation.semantic import most_confused, semantic_metrics
+from ita.reports.curves import read_curves
 from ita.reports.run_report import write_report
 from ita.reports.tables import write_results
 from tests.reports.page_reader import Page
@@ -115,6 +116,10 @@ def test_curves_are_those_of_the_training_so_far(report, tmp_path):
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '[1]\n{"iteration": 59, "tot'
     (tmp_path / "metrics.json").write_text(text)
+    assert read_curves(tmp_path / "metrics.json") == {
+        "total_loss": {20: 3.5, 40: 2.5},
+        "a_val/sem_seg/mIoU": {20: 7.0},
+    }
     page = report({"weights": "", "iteration": 40, "during_training": True})
     assert page.text.count("loss") == page.text.count("mIoU [%]") == 1
     assert "iteration" in page.text
@@ -140,9 +145,11 @@ def test_results_of_earlier_versions(report, results):
 
 
 def test_847_classes_are_folded(report, results):
+    assert "open" in report().attributes["details"][0]
     ious = {f"IoU-{i}:class {i}": i / 10 for i in range(847)}
     results["a_val"]["sem_seg"] = {"mIoU": 42.3, **ious}
     page = report()
+    assert "open" not in page.attributes["details"][0]
     assert len(page.items) == 847
     assert page.items[0][1].startswith("class 846")
 
