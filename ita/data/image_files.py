@@ -7,8 +7,12 @@ from pathlib import Path
 
 from ita.errors import UserError
 
-# Of the files in a folder, those with these suffixes are its images.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+# Of the files in a folder, those with these suffixes are its images; of files with one stem, a data
+# set contains the one whose suffix comes first.
+IMAGE_SUFFIXES = (
+    *(".bmp", ".jpeg", ".jpg", ".png", ".webp"),
+    *(".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif", ".heic", ".heif"),
+)
 
 
 def find_images(words: Sequence[str]) -> list[Path]:

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ita.data.image_files import IMAGE_SUFFIXES
 from ita.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 # Keys of a record whose values are file paths.
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 
@@ -165,11 +165,13 @@ def load_semantic_records(
     if not labels:
         raise MissingFilesError(f"no label maps (*{label_suffix}) in {label_root}")
     images = _images_in({os.path.dirname(stem) for stem in labels}, image_root, image_suffix)
-    missing = labels.keys() - images.keys()
+    # Label maps and images may share a folder, where a label map is not its own image.
+    missing = {stem for stem, label in labels.items() if images.get(stem, label) == label}
     if missing:
         raise MissingFilesError(
-            f"{len(missing)} of the {len(labels)} label maps in {label_root} have no image in "
-            f"{image_root}, the first is {os.path.relpath(labels[min(missing)], label_root)}"
+            f"{len(missing)} of the {len(labels)} label maps in {label_root} have no image "
+            f"({image_suffix or ', '.join(IMAGE_SUFFIXES)}) in {image_root}, the first is "
+            f"{os.path.relpath(labels[min(missing)], label_root)}"
         )
     if stems_file is None and len(images) > len(labels):
         logger.warning("%d images of %s have no label map", len(images) - len(labels), image_root)
@@ -198,7 +200,7 @@ def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, s
     images: dict[str, str] = {}
     for folder in folders:
         try:
-            names = sorted(os.listdir(root / folder))
+            names = sorted(os.listdir(root / folder), key=_suffix_rank)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -212,6 +214,12 @@ def _images_in(folders: Collection[str], root: Path, suffix: str) -> dict[str, s
             if is_image:
                 images.setdefault(os.path.join(folder, stem), str(root / folder / name))
     return images
+
+
+def _suffix_rank(name: str) -> tuple[int, str]:
+    suffix = os.path.splitext(name)[1].lower()
+    rank = IMAGE_SUFFIXES.index(suffix) if suffix in IMAGE_SUFFIXES else len(IMAGE_SUFFIXES)
+    return rank, name
 
 
 def count_images(records: Sequence[Record], image_root: Path, suffix: str = "") -> int:

@@ -63,6 +63,26 @@ def test_label_maps(register, folder, monkeypatch):
     np.testing.assert_array_equal(label, [[0, 1], [3, 255], [255, 2]])
 
 
+@pytest.mark.parametrize(("suffixes", "chosen"), [((".tif",), 0), ((".avif", ".jpg"), 1)])
+def test_one_image_for_each_label_map(suffixes, chosen, register, folder):
+    mini_sets.save(np.uint8([[1, 3]]), folder / "labels" / "a.png")
+    for suffix in suffixes:
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / f"a{suffix}").touch()
+    register(SEMANTIC)
+    (record,) = DatasetCatalog.get("mini_fields")
+    assert record["file_name"] == str(folder / "images" / f"a{suffixes[chosen]}")
+
+
+@pytest.mark.parametrize("image_root", ["images", "labels"])
+def test_a_label_map_without_an_image(image_root, register, folder):
+    (folder / "images").mkdir()
+    mini_sets.save(np.uint8([[1, 3]]), folder / "labels" / "a.png")
+    register(SEMANTIC.replace("root: images", f"root: {image_root}"))
+    with pytest.raises(UserError, match=r"have no image \(.*\.jpg, .*\.tif, .* first is a\.png"):
+        DatasetCatalog.get("mini_fields")
+
+
 def test_panoptic_json(register, folder, quarters):
     quarters.write_json()
     for path in quarters.root.iterdir():
