@@ -6,32 +6,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ita.data.catalogue import MAX_LABEL_VALUES
+from ita.data.rgb import DECODING_ERRORS, convert_to_rgb, open_image
 from ita.errors import UserError
 
 if TYPE_CHECKING:
     from detectron2.data import Metadata
 
-# PIL's modes of grayscale images of more than 8 bits, as files have up to 16.
-DEEP_GRAY_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-MAX_16_BIT = 65535
-
 
 def read_image(path: str) -> np.ndarray:
     """Read an image as uint8 [H, W, 3] RGB, with its EXIF orientation applied.
 
-    16 bits are scaled to 8, transparency is ignored, and of several images in a file the first is
-    read.
+    Of several images in a file the first is read. See :func:`ita.data.rgb.convert_to_rgb` for
+    images other than RGB.
 
     Raises:
         UserError: a missing file, one that cannot be decoded as an image, or a grayscale image of
             more than 16 bits.
     """
-    with _naming_file(path, "image"), Image.open(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+    with _naming_file(path, "image"), open_image(path) as image:
+        return convert_to_rgb(image)
 
 
 def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -44,8 +40,8 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         return read_image(str(image))
     if isinstance(image, Image.Image):
         try:
-            return _rgb(ImageOps.exif_transpose(image))
-        except ValueError as error:
+            return convert_to_rgb(image)
+        except DECODING_ERRORS as error:
             raise UserError(f"cannot convert an image of mode {image.mode}: {error}") from error
     if not isinstance(image, np.ndarray):
         raise UserError(
@@ -58,24 +54,6 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
             f"{list(image.shape)}"
         )
     return image
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Convert to a writable array uint8 [H, W, 3], without copies of what is RGB already.
-
-    Raises:
-        ValueError: the values have no range that is known to be black to white.
-    """
-    if image.mode in DEEP_GRAY_MODES:
-        # PIL would clip the values to 255, which makes most images white.
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > MAX_16_BIT:
-            raise ValueError("its gray values are no 16-bit ones; convert it to 8 or 16 bits")
-        gray = np.round(values / (MAX_16_BIT / 255)).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("its gray values are floating-point numbers; convert it to 8 or 16 bits")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -245,7 +223,6 @@ def _naming_file(path: str, kind: str) -> Iterator[None]:
     """Turn any PIL error on a bad file into a one-line UserError that names the file."""
     try:
         yield
-    # PIL raises SyntaxError for a broken PNG, and ValueError or EOFError for other bad files.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"cannot read {kind} {path}: {reason}") from error

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ita.data.catalogue import ROOT_VARIABLE
 from ita.data.reading import read_label_values, read_segment_index
+from ita.data.rgb import DECODING_ERRORS
 from ita.errors import UserError
 
 AGAIN = "unpack or download it again"
@@ -139,8 +140,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
-    # PIL raises SyntaxError for a broken PNG, and ValueError or EOFError for other bad files.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DECODING_ERRORS as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
 
