@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ita.cli.types import positive_int
-from ita.data.catalogue import ROOT_VARIABLE, datasets_root
+from ita.data.catalogue import ROOT_VARIABLE, datasets_root, other_names
 
 # Data set -> module of ita.data.preparing, whose docstring describes the preparation, and output.
 PREPARED = {
@@ -33,13 +33,6 @@ PREPARED = {
     "mapillary": ("mapillary", "links to v1.2, and missing label maps"),
     "pascal-context": ("pascal_context", "PC-59 and PC-459: label maps"),
     "pascal-voc": ("pascal_voc", "PAS-20 and PAS-21: label maps"),
-}
-# Names of the same data sets in `ita datasets check`.
-ALIASES = {
-    "ade20k-full": ("a847",),
-    "coco-semantic": ("coco",),
-    "pascal-context": ("pc59", "pc459"),
-    "pascal-voc": ("pas20", "pas21"),
 }
 SPLITS = ("train", "val")
 # Class list of the data set that models are trained on by default.
@@ -62,8 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prepare = actions.add_parser("prepare", help="create the files that training reads")
     sets = prepare.add_subparsers(dest="set", metavar="SET", required=True)
     for name, (_, summary) in PREPARED.items():
-        aliases = ALIASES.get(name, ())
-        parser = sets.add_parser(name, help=summary, aliases=aliases, add_help=False)
+        parser = sets.add_parser(name, help=summary, aliases=other_names(name), add_help=False)
         _add_prepare_arguments(parser, name)
 
 

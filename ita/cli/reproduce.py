@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from ita.cli import train
-from ita.data.catalogue import CATALOGUE, ROOT_VARIABLE
+from ita.data.catalogue import CATALOGUE, OTHER_NAMES, ROOT_VARIABLE, families_of
 
 FAMILIES = [row.family for row in CATALOGUE if row.split == "val"]
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--set",
         action="append",
-        choices=FAMILIES,
+        choices=(*FAMILIES, *OTHER_NAMES),
         metavar="SET",
         help=f"data set to evaluate, {', '.join(FAMILIES)}; may be repeated (default: all present)",
     )
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         published=options.published,
         model=options.model,
         config_file=options.config_file,
-        families=options.set or (),
+        families=[family for name in options.set or () for family in families_of(name)],
         subset=options.subset,
         redo=options.redo,
         overrides=options.opts,

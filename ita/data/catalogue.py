@@ -340,3 +340,23 @@ CATALOGUE: tuple[DatasetRow, ...] = (
     _mapillary_row("train", 18000),
     _mapillary_row("val", 2000),
 )
+
+# Other names on command lines -> families: those of the literature and of the preparations.
+OTHER_NAMES = {
+    "a150": ("ade20k",),
+    "ade20k-full": ("a847",),
+    "coco-semantic": ("coco",),
+    "pascal-context": ("pc59", "pc459"),
+    "pascal-voc": ("pas20", "pas21"),
+}
+
+
+def families_of(name: str) -> tuple[str, ...]:
+    """Families of data sets that a name stands for; that of an unknown name is the name."""
+    return OTHER_NAMES.get(name, (name,))
+
+
+def other_names(name: str) -> tuple[str, ...]:
+    """Names that stand for the same data sets as a name, or for a part of them."""
+    same = (other for other, families in OTHER_NAMES.items() if families == (name,))
+    return (*OTHER_NAMES.get(name, ()), *same)

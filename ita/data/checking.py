@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
-from ita.data.catalogue import CATALOGUE, DatasetRow
+from ita.data.catalogue import CATALOGUE, OTHER_NAMES, DatasetRow, families_of
 from ita.data.locate import Located, locate
 from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
 from ita.data.records import FILE_KEYS, Record, count_images
@@ -81,7 +81,8 @@ def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
     """Select rows by names from a command line; no names select all benchmarks.
 
     Args:
-        words: names of data sets, families such as "a847", or YAML files of custom data sets.
+        words: names of data sets, families such as "a847" and their other names, or YAML files of
+            custom data sets.
         split: "train", "val" or "all"; the full name of a data set overrides it.
 
     Raises:
@@ -93,11 +94,12 @@ def choose_rows(words: Sequence[str], split: str) -> list[DatasetRow]:
         if Path(word).suffix in (".yaml", ".yml"):
             chosen += register_custom([word])
             continue
-        rows = [row for row in CATALOGUE if word in (row.name, row.family)]
+        families = families_of(word)
+        rows = [row for row in CATALOGUE if row.family in families or row.name == word]
         if not rows:
-            known = {name for row in CATALOGUE for name in (row.name, row.family)}
-            families = ", ".join(dict.fromkeys(row.family for row in CATALOGUE))
-            hint = did_you_mean(word, known) or f"expected one of {families}"
+            known = {name for row in CATALOGUE for name in (row.name, row.family)} | {*OTHER_NAMES}
+            expected = ", ".join(dict.fromkeys(row.family for row in CATALOGUE))
+            hint = did_you_mean(word, known) or f"expected one of {expected}"
             raise UserError(f"unknown data set {word}; {hint}")
         chosen += [row for row in rows if split in ("all", row.split) or word == row.name]
     return list(dict.fromkeys(chosen))

@@ -100,3 +100,23 @@ def test_a_missing_list_is_named_in_one_line(check, option):
     code, output = check(option, "none.txt")
     assert code == 1
     assert output == "error: cannot read class list none.txt: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "families"),
+    [
+        ("a150", ["ade20k"]),
+        ("ade20k-full", ["a847"]),
+        ("pascal-context", ["pc59", "pc459"]),
+        ("pascal-voc", ["pas20", "pas21"]),
+        ("coco-semantic", ["coco"]),
+    ],
+)
+def test_other_names_of_data_sets(check, name, families):
+    assert check(name) == check(*families)
+
+
+def test_an_unknown_data_set(check):
+    code, output = check("a15")
+    assert code == 1
+    assert "unknown data set a15; did you mean a150?" in output
