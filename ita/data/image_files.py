@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (
 )
 
 
-def find_images(words: Sequence[str]) -> list[Path]:
+def find_images(words: Sequence[str | Path]) -> list[Path]:
     """List image files.
 
     Args:
@@ -30,7 +30,7 @@ def find_images(words: Sequence[str]) -> list[Path]:
     Raises:
         UserError: a folder without images, or a pattern without matches.
     """
-    return list(dict.fromkeys(path for word in words for path in _expand(word)))
+    return list(dict.fromkeys(path for word in words for path in _expand(str(word))))
 
 
 def _expand(word: str) -> Iterator[Path]:

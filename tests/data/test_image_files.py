@@ -1,5 +1,7 @@
 """Image files of a command line."""
 
+from pathlib import Path
+
 import pytest
 
 from ita.data.image_files import find_images
@@ -20,6 +22,7 @@ def folder(tmp_path, monkeypatch):
         (["."], ["a.JPEG", "b9.png", "b10.png", "odd[1].png"]),
         (["b*.png", "a.JPEG", "."], ["b9.png", "b10.png", "a.JPEG", "odd[1].png"]),
         (["**/d.*"], ["inside/d.png"]),
+        ([Path("inside"), Path("missing.png")], ["inside/d.png", "missing.png"]),
         (["odd[1].png"], ["odd[1].png"]),
         (["c.txt", "missing.png"], ["c.txt", "missing.png"]),
     ],
