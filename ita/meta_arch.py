@@ -222,15 +222,8 @@ class ITA(nn.Module):
         Returns:
             [B, Q, C + 1] log probabilities in float32, void last.
         """
-        prediction, dense = decoded.predictions[-1], images.dense.float()
-        masks = F.interpolate(
-            prediction.mask_logits.float(),
-            size=dense.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        )
-        regions = self.backbone.embed_masks(dense, masks)
-        usable = (masks > 0).flatten(2).any(dim=-1)
+        prediction = decoded.predictions[-1]
+        regions, usable = self.embed_regions(images, prediction)
         return geometric_ensemble(
             prediction.class_logits.float(),
             class_logits(regions, decoded.classifier, self.backbone.logit_scale),
@@ -239,6 +232,22 @@ class ITA(nn.Module):
             beta=options.beta,
             usable=usable if options.ensemble_on_valid_mask else None,
         )
+
+    def embed_regions(self, images: EncodedImages, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """Embed the region of each mask in the space of the frozen CLIP (design section 1).
+
+        Returns:
+            [B, Q, D], not normalized; and bool [B, Q], whether a mask has a positive cell at the
+            stride of the dense feature, without which its embedding has no meaning.
+        """
+        dense = images.dense.float()
+        masks = F.interpolate(
+            prediction.mask_logits.float(),
+            size=dense.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        )
+        return self.backbone.embed_masks(dense, masks), (masks > 0).flatten(2).any(dim=-1)
 
     def classifier(self, vocabulary: Vocabulary) -> Classifier:
         """Return the text classifier of a vocabulary; its last row is the learned void vector."""

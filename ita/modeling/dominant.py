@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ita.errors import UserError
 from ita.modeling.storage import read_tensors
-from ita.modeling.vocabulary import Candidates
+from ita.modeling.vocabulary import MAX_LOGIT_SCALE, Candidates
 
 
 class DominantCategories(nn.Module):
@@ -44,10 +44,7 @@ class DominantCategories(nn.Module):
         Returns:
             int64 [B, K'] into the candidates, with K' = min(K, M), most likely first.
         """
-        with torch.autocast(image_embedding.device.type, enabled=False):
-            image = F.normalize(image_embedding.float(), dim=-1)
-            cosine = image @ candidates.ranking.T
-        order = cosine.argsort(dim=-1, descending=True, stable=True)
+        order = _cosines(image_embedding, candidates).argsort(dim=-1, descending=True, stable=True)
         # By numbers, since exporters take a slice to be as long as here.
         count = torch.sym_min(self.num_dominant, order.shape[1])
         return order[:, torch.arange(count, device=order.device)]
@@ -63,6 +60,33 @@ class DominantCategories(nn.Module):
             [B, K', h] in the order of ``index``.
         """
         return self.projection(candidates.queries[index])
+
+
+@torch.no_grad()
+def candidate_probabilities(
+    image_embedding: Tensor, candidates: Candidates, logit_scale: Tensor
+) -> Tensor:
+    """Compute the probability that CLIP gives each candidate as the text of an image.
+
+    It is the softmax over all candidates of their cosine similarities with the image times CLIP's
+    scale (design section 3). A name that occurs twice shares its probability.
+
+    Args:
+        image_embedding: [B, D], F_cv, of any norm.
+        candidates: M names.
+        logit_scale: scalar, the logarithm of CLIP's scale; the scale is capped at 100.
+
+    Returns:
+        float32 [B, M], each row of sum 1.
+    """
+    scale = logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
+    return (scale * _cosines(image_embedding, candidates)).softmax(dim=-1)
+
+
+def _cosines(image_embedding: Tensor, candidates: Candidates) -> Tensor:
+    """Cosine similarity of images [B, D] and M candidates, float32 [B, M]."""
+    with torch.autocast(image_embedding.device.type, enabled=False):
+        return F.normalize(image_embedding.float(), dim=-1) @ candidates.ranking.T
 
 
 def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:

@@ -164,7 +164,8 @@ def panoptic_segments(
 
     Returns:
         Segment ids [H, W] int32, 0 where unassigned, and for each id from 1 a dict of ``id``,
-        ``isthing``, ``category_id`` and ``query``, the query that contributes most of its pixels.
+        ``isthing``, ``category_id``, ``query``, the query that contributes most of its pixels, and
+        ``score``, the class probability of that query.
     """
     scores, labels = class_log_probability.softmax(dim=-1).max(dim=-1)
     kept = (labels != class_log_probability.shape[-1] - 1) & (scores > score_threshold)
@@ -177,7 +178,8 @@ def panoptic_segments(
     painted = torch.bincount(owner[inside], minlength=len(labels))
     survives = (whole > 0) & (painted > 0) & (owned / whole.clamp(min=1) >= overlap_threshold)
 
-    # One transfer from the GPU for all surviving queries.
+    # Two transfers from the GPU for all surviving queries.
+    query_scores = scores[kept].tolist()
     indices = torch.arange(len(labels), device=labels.device)
     columns = torch.stack([indices, kept.nonzero()[:, 0], labels, painted])
     segments: list[dict[str, Any]] = []
@@ -195,7 +197,7 @@ def panoptic_segments(
         segment_of_query[index] = segment["id"]
         if pixels > largest_part.get(segment["id"], 0):
             largest_part[segment["id"]] = pixels
-            segment["query"] = query
+            segment["query"], segment["score"] = query, query_scores[index]
     segment_map[inside] = segment_of_query.to(owner.device)[owner[inside]]
     return segment_map, segments
 

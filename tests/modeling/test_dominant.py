@@ -1,5 +1,7 @@
 """Dominant category unearthing (design section 3)."""
 
+import math
+
 import pytest
 import safetensors.torch
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from ita.errors import UserError
 from ita.modeling.dominant import (
     DominantCategories,
+    candidate_probabilities,
     load_name_table,
     valid_fraction,
 )
@@ -55,6 +58,19 @@ def test_ties_keep_the_list_order():
     candidates = candidates_of(ranking, torch.zeros(5, WIDTH))
     index = DominantCategories(WIDTH, 8, 5).rank(one.repeat(2, 1), candidates)
     assert index.tolist() == [[1, 2, 4, 0, 3]] * 2
+
+
+@pytest.mark.parametrize("log_scale", [0.0, 2.5, 10.0])
+def test_probabilities_are_those_of_clip(log_scale):
+    """Softmax of all cosines times the scale, of at most 100, whatever becomes a query."""
+    candidates, images = make_candidates(10), 5 * torch.randn(3, WIDTH)
+    probabilities = candidate_probabilities(images, candidates, torch.tensor(log_scale))
+    cosines = F.cosine_similarity(images[:, None], candidates.ranking[None], dim=-1)
+    expected = (min(math.exp(log_scale), 100) * cosines).softmax(dim=-1)
+    torch.testing.assert_close(probabilities, expected)
+    index = DominantCategories(WIDTH, 8, 10).rank(images, candidates)
+    falling = probabilities.gather(1, index)
+    assert (falling.diff(dim=1) <= 0).all()
 
 
 def test_the_length_of_the_image_embedding_does_not_matter():

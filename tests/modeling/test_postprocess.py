@@ -137,6 +137,7 @@ def panoptic_by_loops(scores, masks, things, score_threshold, overlap_threshold)
     for segment in segments:
         painted = parts[segment["id"]]
         segment["query"] = max(painted, key=painted.get)
+        segment["score"] = pytest.approx(probabilities[segment["query"], segment["category_id"]])
     return ids, segments
 
 
@@ -191,6 +192,13 @@ def test_a_segment_tells_the_query_that_most_of_it_comes_from():
     scores, masks = certain([1, 2, 1, 0], 2), boxes(2, 8, (0, 1), (0, 8), (1, 6), (6, 8))
     _, segments = sure_segments(scores, masks)
     assert [(s["category_id"], s["query"]) for s in segments] == [(1, 2), (0, 3)]
+
+
+def test_a_segment_has_the_score_of_the_query_that_most_of_it_comes_from():
+    scores, masks = certain([1, 1], 2), boxes(2, 8, (0, 1), (1, 8))
+    _, (segment,) = sure_segments(scores, masks)
+    assert segment["score"] == pytest.approx(scores.softmax(-1)[1, 1].item())
+    assert type(segment["score"]) is float
 
 
 def test_overlapped_masks_are_dropped_at_the_threshold():
