@@ -17,16 +17,16 @@ from ita.errors import UserError, missing_module
 
 if TYPE_CHECKING:
     from ita.classes import ClassList
-    from ita.predictor import Predictor, load
-    from ita.results import Segmentation
+    from ita.predictor import Predictor, Segment, Segmentation, load
     from ita.segmenter import Segmenter
 
-__all__ = ["ClassList", "Predictor", "Segmentation", "Segmenter", "UserError", "load"]
+__all__ = ["ClassList", "Predictor", "Segment", "Segmentation", "Segmenter", "UserError", "load"]
 
 _MODULES = {
     "ClassList": "ita.classes",
     "Predictor": "ita.predictor",
-    "Segmentation": "ita.results",
+    "Segment": "ita.predictor",
+    "Segmentation": "ita.predictor",
     "Segmenter": "ita.segmenter",
     "load": "ita.predictor",
 }

@@ -1,4 +1,4 @@
-"""The result of segmenting an image."""
+"""The label map of an image with its classes, as every runtime returns it."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from ita.classes import ClassList
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
-    """Segmentation of an image into the classes of a class list.
+class LabelMap:
+    """Class of each pixel of an image.
 
     Attributes:
         label_map: int64 [H, W] at the image's size, indices into ``names``.

@@ -9,7 +9,7 @@ from ita.meta_arch import ITA, EncodedImages, Record
 from ita.modeling.postprocess import InferenceOptions, segment_image
 from ita.modeling.query_masks import QueryMasks
 from ita.modeling.vocabulary import Vocabulary
-from ita.results import Segmentation
+from ita.results import LabelMap
 
 
 class Segmenter:
@@ -41,21 +41,10 @@ class Segmenter:
             ``instances``; with dominant categories also ``dominant_classes``, int64 [K'], their
             classes, most likely first, -1 for "other".
         """
-        return list(self._results(self.model.encode_images(batched_inputs)))
+        return self.segment_encoded(self.model.encode_images(batched_inputs))
 
-    def segment(self, batched_inputs: Sequence[Record]) -> list[Segmentation]:
-        """Segment a batch of Detectron2 records into label maps.
-
-        Raises:
-            ValueError: the options do not enable semantic results.
-        """
-        with torch.no_grad():
-            images = self.model.encode_images(batched_inputs)
-        return self.segment_encoded(images)
-
-    @torch.no_grad()
-    def segment_encoded(self, images: EncodedImages) -> list[Segmentation]:
-        """Segment images into label maps, given their features by ``model.encode_images``.
+    def segment(self, batched_inputs: Sequence[Record]) -> list[LabelMap]:
+        """Segment a batch of Detectron2 records into label maps on the CPU.
 
         Raises:
             ValueError: the options do not enable semantic results.
@@ -63,10 +52,12 @@ class Segmenter:
         if not self.options.semantic:
             raise ValueError("label maps need options with semantic=True")
         class_list = self.vocabulary.class_list
-        return [
-            Segmentation(result["label_map"].cpu().numpy(), class_list)
-            for result in self._results(images)
-        ]
+        return [LabelMap(r["label_map"].cpu().numpy(), class_list) for r in self(batched_inputs)]
+
+    @torch.no_grad()
+    def segment_encoded(self, images: EncodedImages) -> list[dict[str, Any]]:
+        """Segment images, given their features by ``model.encode_images``; see :meth:`__call__`."""
+        return list(self._results(images))
 
     def _results(self, images: EncodedImages) -> Iterator[dict[str, Any]]:
         """Yield the results of each image of the batch."""

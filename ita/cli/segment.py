@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ita.classes import ClassList
-    from ita.results import Segmentation
+    from ita.results import LabelMap
 
 RUNTIMES = ("torch", "onnx")
 CLASSES_FILE = "classes.json"
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
 def load_model(
     options: argparse.Namespace,
-) -> "Callable[[np.ndarray, ClassList], Segmentation]":
+) -> "Callable[[np.ndarray, ClassList], LabelMap]":
     """Load the model that the options name.
 
     Returns:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ita.classes import ClassList, palette
 from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
+from ita.errors import UserError
 from ita.files import write_atomically
 
 # Longest side of a panel in pixels: small images are enlarged by an integer factor, large reduced.
@@ -27,6 +28,10 @@ BACKGROUND, INK, FAINT_INK = (255, 255, 255), (20, 20, 20), (120, 120, 120)
 VOID_COLOR = (40, 40, 40)
 OUTLINE_COLOR = (255, 255, 255)
 MAX_LEGEND_CLASSES = 60
+# Formats of pictures by the suffix of their files.
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Of JPEG and WebP.
+QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,22 @@ class PicturesEvaluator(DatasetEvaluator):
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> None:
-    """Write an RGB image, uint8 [H, W, 3], as PNG, atomically."""
+    """Write an RGB image, uint8 [H, W, 3], atomically, in the format of the path's suffix.
+
+    Raises:
+        UserError: the suffix is not one of ``FORMATS``, or the file cannot be written.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"cannot write {path}: pictures are {', '.join(FORMATS)} files")
+    write_atomically(path, encode_picture(picture, suffix))
+
+
+def encode_picture(picture: np.ndarray, suffix: str) -> bytes:
+    """Encode an RGB image, uint8 [H, W, 3], as a file with one of the suffixes of ``FORMATS``."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    Image.fromarray(picture).save(buffer, FORMATS[suffix], quality=QUALITY)
+    return buffer.getvalue()
 
 
 def draw_picture(
@@ -135,19 +152,25 @@ def draw_picture(
     return draw_panels(read_image(record["file_name"]), panels, names, colors, seen)
 
 
-def draw_segmentation(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def draw_segmentation(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    segments: np.ndarray | None = None,
+) -> np.ndarray:
     """Draw a label map over its image, with a legend of the classes present.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         labels: int64 [H, W] indices into ``names``.
         names: names of all classes; the legend adds the index where a name repeats.
+        segments: int [H, W] segment ids whose borders are drawn, or None.
 
     Returns:
         uint8 [H', W', 3] RGB.
     """
     colors = np.array(palette(len(names)), dtype=np.uint8)
-    panel = Panel("segmentation", labels)
+    panel = Panel("segmentation", labels, segments)
     return draw_panels(image, [panel], distinct_names(names, range(len(names))), colors)
 
 

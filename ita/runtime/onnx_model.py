@@ -11,7 +11,7 @@ from PIL import Image
 from ita.classes import ClassList
 from ita.data.reading import as_rgb
 from ita.errors import UserError
-from ita.results import Segmentation
+from ita.results import LabelMap
 from ita.runtime.clip_tokenizer import ClipTokenizer
 from ita.runtime.export_files import (
     MODEL,
@@ -82,7 +82,7 @@ class OnnxModel:
         self,
         image: str | Path | Image.Image | np.ndarray,
         classes: Sequence[str] | ClassList | None = None,
-    ) -> Segmentation:
+    ) -> LabelMap:
         """Segment an image.
 
         Args:
@@ -101,7 +101,7 @@ class OnnxModel:
         inputs = {"image": padded[None], "size": size, **vocabulary.arrays}
         (mask_logits,), (scores,) = self._graph.run(None, inputs)
         frame = Frame(padded.shape[-2:], valid, pixels.shape[:2], self._description.resize_logits)
-        return Segmentation(label_map(mask_logits, scores, frame), vocabulary.class_list)
+        return LabelMap(label_map(mask_logits, scores, frame), vocabulary.class_list)
 
     def _prepare(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
         """Resize an image [H, W, 3] and pad it.

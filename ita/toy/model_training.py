@@ -6,7 +6,7 @@ from typing import Any
 from ita.engine.checkpoint import export_weights, last_checkpoint, read_checkpoint
 from ita.errors import UserError
 from ita.files import write_atomically
-from ita.predictor import CONFIG_NAME, WEIGHTS_NAME
+from ita.predictor.opening import CONFIG_NAME, WEIGHTS_NAME
 from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
 

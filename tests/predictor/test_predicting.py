@@ -16,27 +16,9 @@ from ita.engine.checkpoint import Checkpointer, export_weights, read_checkpoint
 from ita.errors import UserError
 from ita.meta_arch import build_model
 from ita.toy.names import SEEN_THINGS, STUFF
-from ita.toy.scenes import draw_scene
 from tests.engine.tiny import CONFIG, overrides
 
 CLASSES = ["red circle, crimson disc", "blue star", "grass, lawn", "water"]
-
-
-@pytest.fixture(scope="module")
-def scene():
-    """A scene with large objects, and the class of each pixel, -1 for others than ``names``."""
-    rng = np.random.default_rng(5)
-    scene = draw_scene(rng, 144, 144, SEEN_THINGS[:3], STUFF[:2])
-    names = sorted({segment.name for segment in scene.segments})
-    labels = np.full(scene.image.shape[:2], -1)
-    for segment in scene.segments:
-        labels[segment.mask] = names.index(segment.name)
-    return scene.image, labels, names
-
-
-@pytest.fixture(scope="module")
-def toy():
-    return ita.load(precision="float32")
 
 
 def test_the_toy_model_knows_its_shapes(toy, scene):

@@ -1,0 +1,79 @@
+"""Loading of trained models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ita.config import load_config
+from ita.engine.loading import load_model
+from ita.engine.precision import native_dtype
+from ita.engine.setup import choose_device
+from ita.errors import UserError
+from ita.files import PACKAGE, find_file
+from ita.modeling.storage import reason
+from ita.predictor.predicting import Predictor
+
+# Precisions of matrix products; "auto" selects the device's.
+AUTO = "auto"
+PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
+TOY_MODEL = PACKAGE / "toy" / "model"
+CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.safetensors"
+
+
+def load(
+    config: str | Path | None = None,
+    weights: str | Path = "",
+    device: str | torch.device | None = None,
+    overrides: Sequence[str] = (),
+    precision: str = AUTO,
+) -> Predictor:
+    """Load a trained model.
+
+    Args:
+        config: a config file; ``configs/...`` is found from any directory. None selects the toy
+            model that is installed with the package, by default with its own weights.
+        weights: a checkpoint (``.pth`` or ``.safetensors``) of this model, FC-CLIP or the first ITA
+            release. Empty selects ``MODEL.WEIGHTS`` of the config.
+        device: device of the model, such as "cpu" or "cuda:1". None selects ``MODEL.DEVICE`` of the
+            config, or the CPU if that is a GPU and none is visible.
+        overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
+        precision: of matrix products, one of :data:`PRECISIONS`. "auto" selects float16 on GPUs,
+            bfloat16 on CPUs that have instructions for it, else float32.
+
+    Returns:
+        The model in evaluation mode. Its training class list, which determines the seen classes, is
+        that of ``DATASETS.TRAIN_VOCABULARY`` if set, else the checkpoint's, else the training data
+        set's.
+
+    Raises:
+        UserError: a config, checkpoint or CLIP file is missing, damaged or does not fit, or the
+            device or the precision cannot be used.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision is {precision!r}; it must be {', '.join(PRECISIONS)}")
+    if config is None:
+        if weights:
+            raise UserError(f"weights {weights} need the config of their model")
+        config, weights = TOY_MODEL / CONFIG_NAME, TOY_MODEL / WEIGHTS_NAME
+    cfg = load_config(find_file(config), overrides)
+    if device is None:
+        choose_device(cfg)
+    else:
+        cfg.MODEL.DEVICE = str(_checked(device))
+    path = str(weights or cfg.MODEL.WEIGHTS)
+    if not path:
+        raise UserError(f"{config} sets no weights: pass a checkpoint as weights")
+    model = load_model(cfg, path)
+    dtype = native_dtype(model.device) if precision == AUTO else getattr(torch, precision)
+    return Predictor(model, cfg, dtype)
+
+
+def _checked(device: str | torch.device) -> torch.device:
+    """Check that a device exists."""
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {device} cannot be used; choose cpu ({reason(error)})") from error
+    return device

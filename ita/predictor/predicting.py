@@ -1,0 +1,295 @@
+"""Segmentation of images in one call."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from PIL import Image
+
+from ita.build import inference_options
+from ita.classes import ClassList
+from ita.data.catalogue import TEST_SIZE
+from ita.data.mapper import InferenceMapper
+from ita.data.reading import as_rgb
+from ita.errors import UserError
+from ita.meta_arch import ITA, EncodedImages, Record
+from ita.modeling.dominant import candidate_probabilities
+from ita.modeling.postprocess import InferenceOptions
+from ita.modeling.text_cache import FeatureCache
+from ita.modeling.vocabulary import TextEncoder, Vocabulary
+from ita.predictor.segmentation import DominantCategory, Segmentation
+from ita.predictor.segments import segments_of
+from ita.segmenter import Segmenter
+
+# An image file, a PIL image, or uint8 RGB [H, W, 3].
+ImageLike = str | Path | Image.Image | np.ndarray
+# Synonyms separated by commas, one string per class; or a class list.
+Classes = Sequence[str] | ClassList
+
+# Images per forward pass.
+MAX_BATCH = 4
+
+
+class Predictor:
+    """A trained model that segments images into classes given by name.
+
+    Each name is encoded once, and repeated calls with the same classes only process the image.
+    Threads can share a predictor.
+
+    Attributes:
+        model: the network.
+        cfg: its config.
+        options: inference options of the config, semantic results only.
+        mapper: resizes images for inference.
+        dtype: precision of matrix products.
+    """
+
+    def __init__(self, model: ITA, cfg: CfgNode, dtype: torch.dtype = torch.float32) -> None:
+        """Wrap a model.
+
+        Args:
+            model: model with its final weights; with a lower precision, those of its image encoder
+                are stored in it.
+            cfg: config of the model.
+            dtype: precision of matrix products.
+        """
+        self.model, self.cfg, self.dtype = model, cfg, dtype
+        if dtype != torch.float32:
+            model.backbone.store_stages(dtype)
+        options = inference_options(cfg)
+        self.options = replace(options, semantic=True, panoptic=False, instance=False)
+        self.mapper = InferenceMapper.for_test_size(
+            TEST_SIZE, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST
+        )
+        self._text = TextEncoder(model.backbone, cache=FeatureCache.of_user())
+        # The last one; replaced as a whole, so that threads never see half of it.
+        self._vocabulary: Vocabulary | None = None
+
+    def segmenter(self, classes: Classes) -> Segmenter:
+        """Create a segmenter of the given classes for Detectron2 records.
+
+        Raises:
+            UserError: no classes, or a class without a name.
+        """
+        return Segmenter(self.model, self._encode_classes(_as_class_list(classes)), self.options)
+
+    @overload
+    def segment(
+        self,
+        images: ImageLike,
+        classes: Classes,
+        *,
+        panoptic: bool = False,
+        instances: bool = False,
+        scores: bool = False,
+    ) -> Segmentation: ...
+
+    @overload
+    def segment(
+        self,
+        images: list[Any],
+        classes: Classes,
+        *,
+        panoptic: bool = False,
+        instances: bool = False,
+        scores: bool = False,
+    ) -> list[Segmentation]: ...
+
+    def segment(
+        self,
+        images: ImageLike | list[Any],
+        classes: Classes,
+        *,
+        panoptic: bool = False,
+        instances: bool = False,
+        scores: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Segment an image, or a list of images as a batch.
+
+        The label map is always computed. The thing classes are those of the class list. If it marks
+        none, as a list of strings does, every class counts as a thing.
+
+        Args:
+            images: path, PIL image or uint8 RGB array [H, W, 3]; or a list of them. Images of the
+                same size share a forward pass, so an image's result does not depend on the others.
+            classes: one string of comma-separated synonyms per class, or a class list.
+            panoptic: also return ``segments`` that do not overlap: one per object of a thing class,
+                one per stuff class.
+            instances: also return as ``segments`` the objects of thing classes, which may overlap,
+                at most ``TEST.DETECTIONS_PER_IMAGE``, however low their scores.
+            scores: also return the scores of all classes at all pixels, float32 [C, H, W].
+
+        Returns:
+            The segmentation at the size of the image, or a list of them for a list of images.
+
+        Raises:
+            UserError: an image is unreadable or not RGB, the classes are invalid, or both kinds of
+                segments are requested.
+        """
+        options = self._requested(panoptic=panoptic, instances=instances, scores=scores)
+        if isinstance(images, ImageLike):
+            return self.encode(images)._segment(_as_class_list(classes), options)
+        if not isinstance(images, list | tuple):
+            raise UserError(
+                "images are a path, a PIL image, a uint8 RGB array, or a list of these, not "
+                f"{type(images).__name__}"
+            )
+        class_list = _as_class_list(classes)
+        pixels = [_own_pixels(image) for image in images]
+        records = [self.mapper.map_image(image) for image in pixels]
+        results: dict[int, Segmentation] = {}
+        for batch in _batches([tuple(record["image"].shape) for record in records]):
+            features = self._encode([records[i] for i in batch])
+            segmented = self._segment(features, [pixels[i] for i in batch], class_list, options)
+            results |= dict(zip(batch, segmented, strict=True))
+        return [results[i] for i in range(len(records))]
+
+    def encode(self, image: ImageLike) -> "EncodedImage":
+        """Compute the features of an image that do not depend on the classes.
+
+        Args:
+            image: path, PIL image or uint8 RGB array [H, W, 3].
+
+        Returns:
+            The image, to be segmented into any number of class lists in a fraction of the time.
+
+        Raises:
+            UserError: the image is unreadable or not RGB.
+        """
+        pixels = _own_pixels(image)
+        return EncodedImage(self, self._encode([self.mapper.map_image(pixels)]), pixels)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.model.device.type, self.dtype, enabled=enabled)
+
+    @torch.no_grad()
+    def _encode(self, records: Sequence[Record]) -> EncodedImages:
+        with self.autocast():
+            return self.model.encode_images(records)
+
+    def _encode_classes(self, class_list: ClassList) -> Vocabulary:
+        vocabulary = self._vocabulary
+        if vocabulary is None or vocabulary.class_list != class_list:
+            vocabulary = self.model.make_vocabulary(class_list, self._text)
+            self._vocabulary = vocabulary
+        return vocabulary
+
+    def _requested(self, *, panoptic: bool, instances: bool, scores: bool) -> InferenceOptions:
+        if panoptic and instances:
+            raise UserError(
+                "segments are panoptic or instances: request one of them, and the other by a "
+                "second call (of model.encode(image).segment, which is quick)"
+            )
+        return replace(self.options, panoptic=panoptic, instance=instances, scores=scores)
+
+    def _segment(
+        self,
+        features: EncodedImages,
+        pixels: Sequence[np.ndarray],
+        class_list: ClassList,
+        options: InferenceOptions,
+    ) -> list[Segmentation]:
+        """Segment B images uint8 [H, W, 3], given their features."""
+        things = class_list.things or frozenset(range(len(class_list)))
+        marked = replace(class_list, things=things)
+        vocabulary = replace(self._encode_classes(class_list), class_list=marked)
+        segmenter = Segmenter(self.model, vocabulary, options)
+        with self.autocast():
+            results = segmenter.segment_encoded(features)
+        return [
+            Segmentation(
+                label_map=result["label_map"].cpu().numpy(),
+                class_list=class_list,
+                image=image,
+                dominant=dominant,
+                scores=result["sem_seg"].cpu().numpy() if options.scores else None,
+                segments=segments_of(result, marked),
+            )
+            for image, result, dominant in zip(
+                pixels, results, self._dominant(features, vocabulary), strict=True
+            )
+        ]
+
+    def _dominant(
+        self, features: EncodedImages, vocabulary: Vocabulary
+    ) -> list[tuple[DominantCategory, ...]]:
+        """Name the dominant categories of B images."""
+        candidates = vocabulary.candidates
+        if self.model.dominant is None or features.embedding is None or candidates is None:
+            return [()] * len(features.sizes)
+        index = self.model.dominant.rank(features.embedding, candidates)
+        scale = self.model.backbone.logit_scale
+        probabilities = candidate_probabilities(features.embedding, candidates, scale)
+        ranked = zip(index.tolist(), probabilities.gather(1, index).tolist(), strict=True)
+        return [
+            tuple(
+                DominantCategory(candidates.names[i], probability)
+                for i, probability in zip(indices, row, strict=True)
+            )
+            for indices, row in ranked
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image with its features, as returned by :meth:`Predictor.encode`.
+
+    Attributes:
+        predictor: the model that computed the features.
+        features: the features of this one image.
+        image: uint8 RGB [H, W, 3].
+    """
+
+    predictor: Predictor
+    features: EncodedImages
+    image: np.ndarray
+
+    def segment(
+        self,
+        classes: Classes,
+        *,
+        panoptic: bool = False,
+        instances: bool = False,
+        scores: bool = False,
+    ) -> Segmentation:
+        """Segment the image; only the decoder runs.
+
+        Args:
+            classes, panoptic, instances, scores: as in :meth:`Predictor.segment`.
+
+        Raises:
+            UserError: the classes are invalid, or both kinds of segments are requested.
+        """
+        options = self.predictor._requested(panoptic=panoptic, instances=instances, scores=scores)
+        return self._segment(_as_class_list(classes), options)
+
+    def _segment(self, class_list: ClassList, options: InferenceOptions) -> Segmentation:
+        return self.predictor._segment(self.features, [self.image], class_list, options)[0]
+
+
+def _as_class_list(classes: Classes) -> ClassList:
+    if isinstance(classes, ClassList):
+        return classes
+    return ClassList.from_strings("given classes", classes)
+
+
+def _own_pixels(image: ImageLike) -> np.ndarray:
+    """Convert an image to uint8 [H, W, 3] that the caller cannot change afterwards."""
+    pixels = as_rgb(image)
+    return pixels.copy() if pixels is image else pixels
+
+
+def _batches(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Yield the indices of images of the same shape, at most ``MAX_BATCH`` at a time."""
+    order = sorted(range(len(shapes)), key=shapes.__getitem__)
+    for _, group in groupby(order, key=shapes.__getitem__):
+        indices = list(group)
+        for start in range(0, len(indices), MAX_BATCH):
+            yield indices[start : start + MAX_BATCH]
