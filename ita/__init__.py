@@ -17,13 +17,23 @@ from ita.errors import UserError, missing_module
 
 if TYPE_CHECKING:
     from ita.classes import ClassList
-    from ita.predictor import Predictor, Segment, Segmentation, load
+    from ita.predictor import Embedding, Predictor, Segment, Segmentation, load
     from ita.segmenter import Segmenter
 
-__all__ = ["ClassList", "Predictor", "Segment", "Segmentation", "Segmenter", "UserError", "load"]
+__all__ = [
+    "ClassList",
+    "Embedding",
+    "Predictor",
+    "Segment",
+    "Segmentation",
+    "Segmenter",
+    "UserError",
+    "load",
+]
 
 _MODULES = {
     "ClassList": "ita.classes",
+    "Embedding": "ita.predictor",
     "Predictor": "ita.predictor",
     "Segment": "ita.predictor",
     "Segmentation": "ita.predictor",

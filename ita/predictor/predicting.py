@@ -22,6 +22,7 @@ from ita.modeling.dominant import candidate_probabilities
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder, Vocabulary
+from ita.predictor.embedding import Embedding, embed_masks
 from ita.predictor.segmentation import DominantCategory, Segmentation
 from ita.predictor.segments import segments_of
 from ita.segmenter import Segmenter
@@ -164,6 +165,40 @@ class Predictor:
         pixels = _own_pixels(image)
         return EncodedImage(self, self._encode([self.mapper.map_image(pixels)]), pixels)
 
+    def embed(self, image: ImageLike, classes: Classes | None = None) -> Embedding:
+        """Embed the masks of an image in CLIP space.
+
+        Args:
+            image: path, PIL image or uint8 RGB array [H, W, 3].
+            classes: as in :meth:`segment`. The decoder takes the most likely names as text queries,
+                so they influence which masks it finds, but no mask is classified. None selects the
+                training class list.
+
+        Raises:
+            UserError: the image is unreadable or not RGB, or the classes are invalid.
+        """
+        return self.encode(image).embed(classes)
+
+    def embed_text(self, names: Sequence[str]) -> np.ndarray:
+        """Embed names in CLIP space: the normalized mean over the prompts (design section 2).
+
+        Args:
+            names: N names; a comma does not separate synonyms here.
+
+        Returns:
+            float32 [N, D], unit vectors.
+
+        Raises:
+            UserError: the names are not a list of texts, or one is empty.
+        """
+        if isinstance(names, str) or not isinstance(names, Sequence):
+            raise UserError(f"names are a list of strings, not {names!r}")
+        if bad := [name for name in names if not isinstance(name, str) or not name.strip()]:
+            raise UserError(f"a name is a string such as 'cat', not {bad[0]!r}")
+        if not names:
+            return np.zeros((0, self.model.backbone.embed_dim), np.float32)
+        return self._text.encode(names).cpu().numpy()
+
     def autocast(self) -> torch.autocast:
         """Return the context in which the model runs."""
         enabled = self.dtype != torch.float32
@@ -180,6 +215,11 @@ class Predictor:
             vocabulary = self.model.make_vocabulary(class_list, self._text)
             self._vocabulary = vocabulary
         return vocabulary
+
+    def _query_vocabulary(self, classes: Classes | None) -> Vocabulary:
+        if classes is None:
+            return self.model.prepare_training(self._text)
+        return self._encode_classes(_as_class_list(classes))
 
     def _requested(self, *, panoptic: bool, instances: bool, scores: bool) -> InferenceOptions:
         if panoptic and instances:
@@ -269,6 +309,19 @@ class EncodedImage:
         """
         options = self.predictor._requested(panoptic=panoptic, instances=instances, scores=scores)
         return self._segment(_as_class_list(classes), options)
+
+    def embed(self, classes: Classes | None = None) -> Embedding:
+        """Embed the masks of the image in CLIP space; only the decoder runs.
+
+        Args:
+            classes: as in :meth:`Predictor.embed`.
+
+        Raises:
+            UserError: the classes are invalid.
+        """
+        vocabulary = self.predictor._query_vocabulary(classes)
+        with self.predictor.autocast():
+            return embed_masks(self.predictor.model, self.features, vocabulary)
 
     def _segment(self, class_list: ClassList, options: InferenceOptions) -> Segmentation:
         return self.predictor._segment(self.features, [self.image], class_list, options)[0]
