@@ -91,6 +91,13 @@ def _lacks_gpu(cfg: CfgNode) -> bool:
     return cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
 
 
+def best_device() -> str:
+    """Name the kind of device that is likely the fastest: cuda, else mps (Apple GPU), else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def describe_run(cfg: CfgNode) -> None:
     """Log processes, device and versions."""
     device = "CPU"

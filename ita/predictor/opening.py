@@ -8,14 +8,15 @@ import torch
 from ita.config import load_config
 from ita.engine.loading import load_model
 from ita.engine.precision import native_dtype
-from ita.engine.setup import choose_device
+from ita.engine.setup import best_device, choose_device
 from ita.errors import UserError
 from ita.files import PACKAGE, find_file
 from ita.modeling.storage import reason
 from ita.predictor.predicting import Predictor
 
-# Precisions of matrix products; "auto" selects the device's.
+# As a device the one that is there, as a precision the device's.
 AUTO = "auto"
+# Precisions of matrix products.
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 TOY_MODEL = PACKAGE / "toy" / "model"
 CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.safetensors"
@@ -35,7 +36,8 @@ def load(
             model that is installed with the package, by default with its own weights.
         weights: a checkpoint (``.pth`` or ``.safetensors``) of this model, FC-CLIP or the first ITA
             release. Empty selects ``MODEL.WEIGHTS`` of the config.
-        device: device of the model, such as "cpu" or "cuda:1". None selects ``MODEL.DEVICE`` of the
+        device: device of the model, such as "cpu" or "cuda:1"; "auto" selects a CUDA GPU if one is
+            visible, else Apple's GPU (mps), else the CPU. None selects ``MODEL.DEVICE`` of the
             config, or the CPU if that is a GPU and none is visible.
         overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
         precision: of matrix products, one of :data:`PRECISIONS`. "auto" selects float16 on GPUs,
@@ -60,7 +62,7 @@ def load(
     if device is None:
         choose_device(cfg)
     else:
-        cfg.MODEL.DEVICE = str(_checked(device))
+        cfg.MODEL.DEVICE = str(_checked(best_device() if device == AUTO else device))
     path = str(weights or cfg.MODEL.WEIGHTS)
     if not path:
         raise UserError(f"{config} sets no weights: pass a checkpoint as weights")

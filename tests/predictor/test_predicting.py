@@ -13,6 +13,7 @@ from PIL import Image
 import ita
 from ita.config import load_config
 from ita.engine.checkpoint import Checkpointer, export_weights, read_checkpoint
+from ita.engine.setup import best_device
 from ita.errors import UserError
 from ita.meta_arch import build_model
 from ita.toy.names import SEEN_THINGS, STUFF
@@ -155,6 +156,20 @@ def test_a_missing_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="device cuda cannot be used"):
         ita.load(device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_there_is(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert best_device() == expected
+
+
+def test_auto_chooses_the_best_device():
+    assert ita.load(device="auto").model.device.type == best_device()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", ""])
