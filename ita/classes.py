@@ -216,6 +216,11 @@ def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
     return classes
 
 
+def format_class_list(class_list: ClassList) -> str:
+    """Format a class list as the text of a file, with the indices of the classes as ids."""
+    return "".join(f"{i}: {', '.join(names)}\n" for i, names in enumerate(class_list.classes))
+
+
 def _read_lines(path: Path) -> list[str]:
     try:
         content = path.read_bytes().removeprefix(codecs.BOM_UTF8)

@@ -89,28 +89,35 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder beside ``path``; on success, move it to ``path``.
 
-    On an error it is removed with its files.
+    On an error it is removed with its files, and ``path`` is left as it was.
 
     Args:
-        path: the final path, which does not exist; the folder around it is created if necessary.
+        path: the final path; the folder around it is created if necessary.
+        replace: remove the folder at ``path``, if there is one, with all files in it.
 
     Raises:
-        UserError: ``path`` exists, or the folder or something in it cannot be written.
+        UserError: ``path`` exists and is not to be replaced, or the folder or something in it
+            cannot be written.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not replace:
         raise UserError(f"{path} exists; remove it or choose another name")
-    partial = _partial(path)
+    partial, former = _partial(path), _partial(path.with_name(f"{path.name}-former"))
     try:
         partial.mkdir(parents=True)
         yield partial
+        if os.path.lexists(path):
+            os.rename(path, former)
         os.rename(partial, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if os.path.lexists(former) and not os.path.lexists(path):
+            os.rename(former, path)
+        for folder in (partial, former):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _partial(path: Path) -> Path:

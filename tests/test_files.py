@@ -204,3 +204,38 @@ def test_a_folder_never_replaces_another(tmp_path):
         with pytest.raises(UserError, match="exists"), folder_written_whole(path):
             pass
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_is_replaced_on_request(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with folder_written_whole(folder, replace=True) as partial:
+        (partial / "new").write_text("new")
+        assert (folder / "old").exists()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("fails", ["writing", "moving"])
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch, fails):
+    folder, rename = tmp_path / "model", os.rename
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def fail_to_move(source, target):
+        if target == folder and fails == "moving" and list(source.glob("new")):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    def write():
+        with folder_written_whole(folder, replace=True) as partial:
+            (partial / "new").write_text("new")
+            if fails == "writing":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", fail_to_move)
+    with pytest.raises(UserError, match="cannot write"):
+        write()
+    assert (folder / "old").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -75,10 +75,7 @@ class Checkpointer(FvcoreCheckpointer):
         Raises:
             UserError: see :meth:`save`.
         """
-        frozen = _frozen_keys(self.model)
-        state = {"model": {k: v for k, v in self.model.state_dict().items() if k not in frozen}}
-        if (class_list := getattr(self.model, "train_class_list", None)) is not None:
-            state[CLASSES] = class_list.to_dict()
+        state = trained_content(self.model)
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         _save_atomically({**state, **content}, path)
@@ -124,6 +121,15 @@ class Checkpointer(FvcoreCheckpointer):
         if resume:
             self.logger.info("No checkpoint to resume from in %s", self.save_dir)
         return self.load(path, checkpointables=[])
+
+
+def trained_content(model: nn.Module) -> dict[str, Any]:
+    """Return the trained weights with their class list, as :func:`export_weights` takes them."""
+    frozen = _frozen_keys(model)
+    content = {"model": {k: v for k, v in model.state_dict().items() if k not in frozen}}
+    if (class_list := getattr(model, "train_class_list", None)) is not None:
+        content[CLASSES] = class_list.to_dict()
+    return content
 
 
 def local_path(path: str) -> Path:

@@ -1,5 +1,6 @@
 """Loading of trained models."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from ita.engine.setup import best_device, choose_device
 from ita.errors import UserError
 from ita.files import PACKAGE, find_file
 from ita.modeling.storage import reason
+from ita.predictor.hub import download_model, is_hub_id
+from ita.predictor.model_folder import locate_own_files, model_files
 from ita.predictor.predicting import Predictor
 
 # As a device the one that is there, as a precision the device's.
 AUTO = "auto"
 # Precisions of matrix products.
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
+# Detectron2's value of MODEL.DEVICE in a config that does not set it.
+DEFAULT_DEVICE = "cuda"
 TOY_MODEL = PACKAGE / "toy" / "model"
-CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.safetensors"
 
 
 def load(
@@ -32,13 +36,15 @@ def load(
     """Load a trained model.
 
     Args:
-        config: a config file; ``configs/...`` is found from any directory. None selects the toy
-            model that is installed with the package, by default with its own weights.
+        config: a model folder, as written by :meth:`Predictor.save`; the id of one on Hugging Face,
+            ``user/name``; or a config file, where ``configs/...`` is found from any directory. None
+            selects the toy model that is installed with the package.
         weights: a checkpoint (``.pth`` or ``.safetensors``) of this model, FC-CLIP or the first ITA
-            release. Empty selects ``MODEL.WEIGHTS`` of the config.
+            release. Empty selects the folder's, or ``MODEL.WEIGHTS`` of the config file.
         device: device of the model, such as "cpu" or "cuda:1"; "auto" selects a CUDA GPU if one is
             visible, else Apple's GPU (mps), else the CPU. None selects ``MODEL.DEVICE`` of the
-            config, or the CPU if that is a GPU and none is visible.
+            config, or the CPU if that is a GPU and none is visible; for a model folder that sets
+            none, it is like "auto".
         overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
         precision: of matrix products, one of :data:`PRECISIONS`. "auto" selects float16 on GPUs,
             bfloat16 on CPUs that have instructions for it, else float32.
@@ -57,8 +63,15 @@ def load(
     if config is None:
         if weights:
             raise UserError(f"weights {weights} need the config of their model")
-        config, weights = TOY_MODEL / CONFIG_NAME, TOY_MODEL / WEIGHTS_NAME
+        config = TOY_MODEL
+    folder = _model_folder(config)
+    if folder is not None:
+        config, weights = model_files(folder, weights)
     cfg = load_config(find_file(config), overrides)
+    if folder is not None:
+        locate_own_files(cfg, folder)
+        if device is None and cfg.MODEL.DEVICE == DEFAULT_DEVICE:
+            device = AUTO
     if device is None:
         choose_device(cfg)
     else:
@@ -69,6 +82,14 @@ def load(
     model = load_model(cfg, path)
     dtype = native_dtype(model.device) if precision == AUTO else getattr(torch, precision)
     return Predictor(model, cfg, dtype)
+
+
+def _model_folder(name: str | Path) -> Path | None:
+    """Return the model folder that a name stands for, downloaded if necessary; None for a file."""
+    path = find_file(name)
+    if not os.path.exists(path) and is_hub_id(str(name)):
+        return download_model(str(name))
+    return path if os.path.isdir(path) else None
 
 
 def _checked(device: str | torch.device) -> torch.device:

@@ -1,39 +1,30 @@
 """Segmentation of images in one call."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from PIL import Image
 
 from ita.build import inference_options
 from ita.classes import ClassList
 from ita.data.catalogue import TEST_SIZE
 from ita.data.mapper import InferenceMapper
-from ita.data.reading import as_rgb
 from ita.errors import UserError
 from ita.meta_arch import ITA, EncodedImages, Record
-from ita.modeling.dominant import candidate_probabilities
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder, Vocabulary
+from ita.predictor.assembling import segment_features
 from ita.predictor.embedding import Embedding, embed_masks
-from ita.predictor.segmentation import DominantCategory, Segmentation
-from ita.predictor.segments import segments_of
+from ita.predictor.hub import upload_model
+from ita.predictor.inputs import Classes, ImageLike, as_class_list, own_pixels, same_shapes
+from ita.predictor.model_folder import local_clip_files, save_model
+from ita.predictor.segmentation import Segmentation
 from ita.segmenter import Segmenter
-
-# An image file, a PIL image, or uint8 RGB [H, W, 3].
-ImageLike = str | Path | Image.Image | np.ndarray
-# Synonyms separated by commas, one string per class; or a class list.
-Classes = Sequence[str] | ClassList
-
-# Images per forward pass.
-MAX_BATCH = 4
 
 
 class Predictor:
@@ -77,7 +68,7 @@ class Predictor:
         Raises:
             UserError: no classes, or a class without a name.
         """
-        return Segmenter(self.model, self._encode_classes(_as_class_list(classes)), self.options)
+        return Segmenter(self.model, self._encode_classes(as_class_list(classes)), self.options)
 
     @overload
     def segment(
@@ -134,17 +125,17 @@ class Predictor:
         """
         options = self._requested(panoptic=panoptic, instances=instances, scores=scores)
         if isinstance(images, ImageLike):
-            return self.encode(images)._segment(_as_class_list(classes), options)
+            return self.encode(images)._segment(as_class_list(classes), options)
         if not isinstance(images, list | tuple):
             raise UserError(
                 "images are a path, a PIL image, a uint8 RGB array, or a list of these, not "
                 f"{type(images).__name__}"
             )
-        class_list = _as_class_list(classes)
-        pixels = [_own_pixels(image) for image in images]
+        class_list = as_class_list(classes)
+        pixels = [own_pixels(image) for image in images]
         records = [self.mapper.map_image(image) for image in pixels]
         results: dict[int, Segmentation] = {}
-        for batch in _batches([tuple(record["image"].shape) for record in records]):
+        for batch in same_shapes([tuple(record["image"].shape) for record in records]):
             features = self._encode([records[i] for i in batch])
             segmented = self._segment(features, [pixels[i] for i in batch], class_list, options)
             results |= dict(zip(batch, segmented, strict=True))
@@ -162,7 +153,7 @@ class Predictor:
         Raises:
             UserError: the image is unreadable or not RGB.
         """
-        pixels = _own_pixels(image)
+        pixels = own_pixels(image)
         return EncodedImage(self, self._encode([self.mapper.map_image(pixels)]), pixels)
 
     def embed(self, image: ImageLike, classes: Classes | None = None) -> Embedding:
@@ -199,6 +190,41 @@ class Predictor:
             return np.zeros((0, self.model.backbone.embed_dim), np.float32)
         return self._text.encode(names).cpu().numpy()
 
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a folder, atomically, for :func:`ita.load`.
+
+        The folder has the config, the trained weights as ``.safetensors``, the training class list
+        and a card. CLIP's weights are not copied: the config names them.
+
+        Args:
+            folder: a new or empty folder, or one of an earlier model, which is replaced.
+
+        Raises:
+            UserError: the folder has other content, or cannot be written.
+        """
+        save_model(self.model, self.cfg, folder)
+
+    def push_to_hub(self, hub_id: str, *, private: bool = False) -> str:
+        """Upload the model to Hugging Face as a folder like that of :meth:`save`.
+
+        Args:
+            hub_id: ``user/name``; the repository is created if there is none.
+            private: whether a new repository can be seen by its owner only.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: the id is malformed, the config names files of CLIP that others do not have,
+                or the upload fails, for example without permission.
+        """
+        if local := local_clip_files(self.cfg):
+            raise UserError(
+                f"others do not have {local[0]}, which the config names: load the model with an "
+                "open_clip name and tag of CLIP (overrides) before the upload"
+            )
+        return upload_model(hub_id, self.save, private=private)
+
     def autocast(self) -> torch.autocast:
         """Return the context in which the model runs."""
         enabled = self.dtype != torch.float32
@@ -214,12 +240,12 @@ class Predictor:
         if vocabulary is None or vocabulary.class_list != class_list:
             vocabulary = self.model.make_vocabulary(class_list, self._text)
             self._vocabulary = vocabulary
-        return vocabulary
+        return replace(vocabulary, class_list=class_list)  # whose label ids may be others
 
     def _query_vocabulary(self, classes: Classes | None) -> Vocabulary:
         if classes is None:
             return self.model.prepare_training(self._text)
-        return self._encode_classes(_as_class_list(classes))
+        return self._encode_classes(as_class_list(classes))
 
     def _requested(self, *, panoptic: bool, instances: bool, scores: bool) -> InferenceOptions:
         if panoptic and instances:
@@ -237,44 +263,9 @@ class Predictor:
         options: InferenceOptions,
     ) -> list[Segmentation]:
         """Segment B images uint8 [H, W, 3], given their features."""
-        things = class_list.things or frozenset(range(len(class_list)))
-        marked = replace(class_list, things=things)
-        vocabulary = replace(self._encode_classes(class_list), class_list=marked)
-        segmenter = Segmenter(self.model, vocabulary, options)
+        vocabulary = self._encode_classes(class_list)
         with self.autocast():
-            results = segmenter.segment_encoded(features)
-        return [
-            Segmentation(
-                label_map=result["label_map"].cpu().numpy(),
-                class_list=class_list,
-                image=image,
-                dominant=dominant,
-                scores=result["sem_seg"].cpu().numpy() if options.scores else None,
-                segments=segments_of(result, marked),
-            )
-            for image, result, dominant in zip(
-                pixels, results, self._dominant(features, vocabulary), strict=True
-            )
-        ]
-
-    def _dominant(
-        self, features: EncodedImages, vocabulary: Vocabulary
-    ) -> list[tuple[DominantCategory, ...]]:
-        """Name the dominant categories of B images."""
-        candidates = vocabulary.candidates
-        if self.model.dominant is None or features.embedding is None or candidates is None:
-            return [()] * len(features.sizes)
-        index = self.model.dominant.rank(features.embedding, candidates)
-        scale = self.model.backbone.logit_scale
-        probabilities = candidate_probabilities(features.embedding, candidates, scale)
-        ranked = zip(index.tolist(), probabilities.gather(1, index).tolist(), strict=True)
-        return [
-            tuple(
-                DominantCategory(candidates.names[i], probability)
-                for i, probability in zip(indices, row, strict=True)
-            )
-            for indices, row in ranked
-        ]
+            return segment_features(self.model, features, pixels, vocabulary, options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +299,7 @@ class EncodedImage:
             UserError: the classes are invalid, or both kinds of segments are requested.
         """
         options = self.predictor._requested(panoptic=panoptic, instances=instances, scores=scores)
-        return self._segment(_as_class_list(classes), options)
+        return self._segment(as_class_list(classes), options)
 
     def embed(self, classes: Classes | None = None) -> Embedding:
         """Embed the masks of the image in CLIP space; only the decoder runs.
@@ -325,24 +316,3 @@ class EncodedImage:
 
     def _segment(self, class_list: ClassList, options: InferenceOptions) -> Segmentation:
         return self.predictor._segment(self.features, [self.image], class_list, options)[0]
-
-
-def _as_class_list(classes: Classes) -> ClassList:
-    if isinstance(classes, ClassList):
-        return classes
-    return ClassList.from_strings("given classes", classes)
-
-
-def _own_pixels(image: ImageLike) -> np.ndarray:
-    """Convert an image to uint8 [H, W, 3] that the caller cannot change afterwards."""
-    pixels = as_rgb(image)
-    return pixels.copy() if pixels is image else pixels
-
-
-def _batches(shapes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """Yield the indices of images of the same shape, at most ``MAX_BATCH`` at a time."""
-    order = sorted(range(len(shapes)), key=shapes.__getitem__)
-    for _, group in groupby(order, key=shapes.__getitem__):
-        indices = list(group)
-        for start in range(0, len(indices), MAX_BATCH):
-            yield indices[start : start + MAX_BATCH]

@@ -6,12 +6,11 @@ from typing import Any
 from ita.engine.checkpoint import export_weights, last_checkpoint, read_checkpoint
 from ita.errors import UserError
 from ita.files import write_atomically
-from ita.predictor.opening import CONFIG_NAME, WEIGHTS_NAME
+from ita.predictor.model_folder import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 from ita.toy.commands import read_results, run_training
 from ita.toy.dataset import make_toy_dataset
 
 CONFIG = "configs/toy/ita_tiny_long.yaml"
-CARD_NAME = "README.md"
 TEST_SETS = {
     "toy_val": "validation scenes",
     "toy_test_all": "test scenes",
