@@ -155,7 +155,7 @@ def count_texts(monkeypatch):
     def count(model):
         texts, encode = Counter(), model.backbone.encode_text
 
-        def counting(batch):
+        def counting(batch, _):
             texts.update(batch)
             return encode(batch)
 
@@ -395,7 +395,7 @@ def test_an_image_in_a_batch_is_the_image_alone(clip, make_ita):
 def test_thousands_of_classes(make_ita, monkeypatch):
     model = make_ita().eval()
     monkeypatch.setattr(
-        model.backbone, "encode_text", lambda t: torch.randn(len(t), model.backbone.embed_dim)
+        model.backbone, "encode_text", lambda t, _: torch.randn(len(t), model.backbone.embed_dim)
     )
     names = [f"class {i}, name {i}" for i in range(2000)]
     many = ClassList.from_strings("many", names, range(1000))

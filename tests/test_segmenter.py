@@ -101,7 +101,7 @@ def test_label_maps_need_semantic_results(model):
 def test_a_moved_model_encodes_its_training_classes_again(model, monkeypatch):
     """Else they would stay on the device that the model was on."""
     texts, encode = [], model.backbone.encode_text
-    monkeypatch.setattr(model.backbone, "encode_text", lambda t: texts.extend(t) or encode(t))
+    monkeypatch.setattr(model.backbone, "encode_text", lambda t, _: texts.extend(t) or encode(t))
     model.prepare_training()
     once = len(texts)
     model.prepare_training()

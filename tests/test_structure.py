@@ -28,6 +28,7 @@ ROOMS = (
     "installing",
     "results",
     "classes",
+    "progress",
     "files",
     "errors",
 )

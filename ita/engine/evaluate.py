@@ -5,13 +5,14 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 
 from ita.build import inference_options
@@ -28,6 +29,7 @@ from ita.meta_arch import ITA
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
+from ita.progress import no_progress, show_progress
 from ita.reports.pictures import PicturesEvaluator
 from ita.reports.run_report import write_report
 from ita.reports.tables import format_class_table, format_table, write_results
@@ -95,7 +97,7 @@ def evaluate(
         Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
     """
     cache = FeatureCache.of_user()
-    text = text or TextEncoder(model.backbone, collective=True, cache=cache)
+    text = text or TextEncoder(model.backbone, collective=True, cache=cache, progress=show_progress)
     results = {}
     for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
         results[test_set.name] = _evaluate_one(cfg, model, test_set, text)
@@ -169,11 +171,23 @@ def _evaluate_one(
     segmenter = Segmenter(model, vocabulary, options)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with tf32(cfg.TEST.TF32, device), autocast:
-        results = inference_on_dataset(segmenter, test_set.loader, evaluator)
+        results = _run(segmenter, test_set, evaluator)
     if comm.is_main_process() and "sem_seg" in results:
         table = format_class_table(test_set.class_list, results)
         logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
+
+
+def _run(
+    segmenter: Segmenter, test_set: TestSet, evaluator: DatasetEvaluator
+) -> dict[str, dict[str, Any]]:
+    """Segment and evaluate all images; rank 0 shows the progress of the whole job."""
+    progress = show_progress if comm.is_main_process() else no_progress
+    with progress(f"evaluating {test_set.name}", test_set.loader.num_images, "images") as advance:
+        after_image = partial(advance, comm.get_world_size())
+        return inference_on_dataset(
+            segmenter, test_set.loader, evaluator, {"after_inference": after_image}
+        )
 
 
 def _device_and_dtype(cfg: CfgNode) -> tuple[torch.device, torch.dtype]:

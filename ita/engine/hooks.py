@@ -1,4 +1,4 @@
-"""Hooks around training steps: progress on the terminal, speed and memory as scalars."""
+"""Hooks around training steps: progress in log and terminal, speed and memory as scalars."""
 
 import datetime
 import logging
@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 from ita.data.mapper import SharedCounter
+from ita.progress import IN_BAR, open_bar
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,25 @@ class SkippedImages(HookBase):
             self.trainer.storage.put_scalar("skipped_images", total, smoothing_hint=False)
 
 
+class TrainingBar(HookBase):
+    """Shows a bar with rate, remaining time, loss and memory on a terminal, else nothing."""
+
+    def __init__(self, start_iter: int, max_iter: int) -> None:
+        self._bar = open_bar("training", max_iter, "it", initial=start_iter)
+
+    def after_step(self) -> None:
+        """Advance the bar."""
+        storage = self.trainer.storage
+        parts = _format_scalar(storage, "total_loss", "loss {:.4g}")
+        parts += _format_scalar(storage, "memory_gb", "memory {:.1f} GB", window=1)
+        self._bar.set_postfix_str(", ".join(parts), refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
+
+
 class ProgressWriter(EventWriter):
     """Logs one line of training progress: losses of the last prediction, speed, ETA, memory."""
 
@@ -74,7 +94,7 @@ class ProgressWriter(EventWriter):
         parts += _format_scalar(storage, "memory_gb", "memory {:.1f} GB", window=1)
         for name in ("skipped_images", "skipped_steps"):
             parts += _format_scalar(storage, name, name.replace("_", " ") + " {:.0f}", window=1)
-        logger.info("  ".join(parts))
+        logger.info("  ".join(parts), extra=IN_BAR)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,6 +25,7 @@ from ita.errors import UserError
 from ita.installing import installed_versions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
+from ita.progress import show_progress
 from ita.reports.published import PUBLISHED_METRICS
 from ita.reports.reproduction import Measurement, Reproduction
 
@@ -74,7 +75,12 @@ def _evaluate_sets(cfg: CfgNode, args: argparse.Namespace, *, sets: Sequence[Set
     model, source = load_model_and_source(cfg, cfg.MODEL.WEIGHTS)
     broadcast_weights(model)
     log.open_folder(cfg)
-    text = TextEncoder(model.backbone, collective=True, cache=FeatureCache.of_user())
+    text = TextEncoder(
+        model.backbone,
+        collective=True,
+        cache=FeatureCache.of_user(),
+        progress=show_progress,
+    )
     for item in sets:
         own = config_of_set(cfg, item.settings)
         test_sets = load_test_sets(own)

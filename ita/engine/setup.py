@@ -16,12 +16,14 @@ from detectron2.utils.logger import setup_logger
 
 from ita.errors import UserError
 from ita.files import write_atomically
+from ita.progress import ConsoleHandler
 
 logger = logging.getLogger(__name__)
 
 LOGGERS = ("detectron2", "fvcore", "ita")
-# Detectron2's messages on the storage of each data set in memory, of no use to users.
-STORAGE_LOGGER = "detectron2.data.common"
+# Detectron2's messages on the storage of each data set in memory, of no use to users, and on the
+# progress of an evaluation, which ``ita.engine.evaluate`` shows itself.
+QUIET_LOGGERS = ("detectron2.data.common", "detectron2.evaluation.evaluator")
 
 
 class RunLog:
@@ -35,8 +37,11 @@ class RunLog:
     def __init__(self) -> None:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         for name in LOGGERS:
-            setup_logger(distributed_rank=comm.get_rank(), name=name).addHandler(self._early)
-        logging.getLogger(STORAGE_LOGGER).setLevel(logging.WARNING)
+            log = setup_logger(distributed_rank=comm.get_rank(), name=name)
+            log.handlers = [_beside_bars(handler) for handler in log.handlers]
+            log.addHandler(self._early)
+        for name in QUIET_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def open_folder(self, cfg: CfgNode) -> None:
         """Create ``OUTPUT_DIR`` with ``log.txt`` and ``config.yaml``; called in every process.
@@ -59,6 +64,15 @@ class RunLog:
                 self._early.buffer.clear()
         logger.info("Command line: %s", shlex.join(sys.argv))
         logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
+
+
+def _beside_bars(handler: logging.Handler) -> logging.Handler:
+    """Return a handler that keeps lines and progress bars of a terminal apart."""
+    if type(handler) is not logging.StreamHandler or handler.stream is not sys.stdout:
+        return handler
+    console = ConsoleHandler(handler.stream)
+    console.setFormatter(handler.formatter)
+    return console
 
 
 def require_device(cfg: CfgNode) -> None:

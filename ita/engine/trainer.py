@@ -24,7 +24,7 @@ from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpoint import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
-from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput
+from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput, TrainingBar
 from ita.engine.loading import source_of_list
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
@@ -35,6 +35,7 @@ from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
+from ita.progress import show_progress
 from ita.reports.tables import scalars
 
 logger = logging.getLogger(__name__)
@@ -128,11 +129,13 @@ class Trainer(TrainerBase):
         seed_process(self.cfg, offset=self.start_iter)
         device = torch.device(self.cfg.MODEL.DEVICE)
         cache = FeatureCache.of_user()
-        self._text = TextEncoder(self.model.backbone, collective=True, cache=cache)
+        self._text = TextEncoder(
+            self.model.backbone, collective=True, cache=cache, progress=show_progress
+        )
         with tf32(False, device):  # names are encoded once, also for evaluations
             self.model.prepare_training(self._text)
-        writer = self._build_writer()
-        self.register_hooks([writer])
+        outputs = self._build_outputs()
+        self.register_hooks(outputs)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
         precision = tf32(self.cfg.SOLVER.TF32, device)
@@ -140,8 +143,8 @@ class Trainer(TrainerBase):
             try:
                 self._run()
             except BaseException:
-                if writer:
-                    writer.after_train()  # write the last measurements before the error
+                for hook in outputs:
+                    hook.after_train()  # write the last measurements before the error
                 raise
         return self.results
 
@@ -215,10 +218,10 @@ class Trainer(TrainerBase):
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if self.test_sets else None,
         ]
 
-    def _build_writer(self) -> hooks.PeriodicWriter | None:
-        """Build the hook that writes the scalars; it must be last to see all of them."""
+    def _build_outputs(self) -> list[HookBase]:
+        """Build the hooks that show and write the scalars; they must be last to see all of them."""
         if not comm.is_main_process():
-            return None
+            return []
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
         writers = [
@@ -226,7 +229,10 @@ class Trainer(TrainerBase):
             JSONWriter(str(folder / "metrics.json")),
             TensorboardXWriter(str(folder)),
         ]
-        return hooks.PeriodicWriter(writers, period=WINDOW)
+        return [
+            TrainingBar(self.start_iter, self.max_iter),
+            hooks.PeriodicWriter(writers, period=WINDOW),
+        ]
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate on all test sets and return the scalars for the event storage."""

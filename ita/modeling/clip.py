@@ -180,11 +180,14 @@ class FrozenCLIP(Backbone):
             return self.clip.encode_image(batch.to(self.device)).float()
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
+    def encode_text(
+        self, texts: Sequence[str], advance: Callable[[int], None] = lambda count: None
+    ) -> Tensor:
         """Encode texts as features, not normalized.
 
         Args:
             texts: N texts.
+            advance: called with the number of texts that have just been encoded.
 
         Returns:
             [N, D] float32 on CLIP's device.
@@ -193,14 +196,17 @@ class FrozenCLIP(Backbone):
             return torch.empty(0, self.embed_dim, dtype=torch.float32, device=self.device)
         tokens = self.tokenizer(list(texts))
         with torch.autocast(self.device.type, enabled=False):
-            return self._encode_tokens(tokens).float()
+            return self._encode_tokens(tokens, advance).float()
 
-    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+    def _encode_tokens(self, tokens: Tensor, advance: Callable[[int], None]) -> Tensor:
         """Encode token ids [N, context] as features [N, D]."""
         if can_share_prefixes(self.clip) and not plain_selected():
-            return encode_prefixes(self.clip, tokens)
-        batches = tokens.split(TEXT_BATCH)
-        return torch.cat([self.clip.encode_text(batch.to(self.device)) for batch in batches])
+            return encode_prefixes(self.clip, tokens, advance)
+        features = []
+        for batch in tokens.split(TEXT_BATCH):
+            features.append(self.clip.encode_text(batch.to(self.device)))
+            advance(len(batch))
+        return torch.cat(features)
 
 
 def encode_tokens(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ beginnings: "There is a cat in the scene" begins as "There is a car in the scene
 alone; :func:`encode_prefixes` runs the transformer on these rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,20 +183,28 @@ def _is_exactly(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not hooks and "forward" not in vars(module)
 
 
-def encode_prefixes(clip: open_clip.CLIP, tokens: Tensor) -> Tensor:
+def encode_prefixes(
+    clip: open_clip.CLIP, tokens: Tensor, advance: Callable[[int], None] = lambda count: None
+) -> Tensor:
     """Encode texts as ``clip.encode_text`` does, each distinct prefix once; no gradients.
 
     Args:
         clip: a CLIP for which :func:`can_share_prefixes` holds.
         tokens: int64 [N, context] token ids on the CPU, N > 0.
+        advance: called with the number of texts that have just been encoded.
 
     Returns:
         [N, D] on CLIP's device.
     """
     # Features are pooled at the end-of-text token, which has the largest id.
     plan = plan_texts(tokens, tokens.argmax(dim=-1) + 1, MAX_ROWS)
-    features = torch.cat([_encode_pack(clip, pack) for pack in plan.packs])
-    return features[plan.source.to(features.device)]
+    # Equal texts are encoded once but count as often as they occur.
+    occurrences = plan.source.bincount().split([len(pack.ends) for pack in plan.packs])
+    features = []
+    for pack, counts in zip(plan.packs, occurrences, strict=True):
+        features.append(_encode_pack(clip, pack))
+        advance(int(counts.sum()))
+    return torch.cat(features)[plan.source.to(features[0].device)]
 
 
 def _encode_pack(clip: open_clip.CLIP, pack: Pack) -> Tensor:

@@ -16,6 +16,7 @@ from ita.modeling.clip import FrozenCLIP
 from ita.modeling.ops.plain import plain_selected
 from ita.modeling.text_cache import FeatureCache, digest_of
 from ita.modeling.text_identity import text_identity
+from ita.progress import Advance, Progress, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +55,29 @@ class TextEncoder:
             :meth:`encode` a collective call: all processes call it with the same names. Otherwise
             each process encodes for itself.
         cache: keeps features for later processes; None to encode all names here.
+        progress: shows how far the encoding has come, which takes minutes for many names on a CPU.
     """
 
     def __init__(
-        self, clip: FrozenCLIP, *, collective: bool = False, cache: FeatureCache | None = None
+        self,
+        clip: FrozenCLIP,
+        *,
+        collective: bool = False,
+        cache: FeatureCache | None = None,
+        progress: Progress = no_progress,
     ) -> None:
-        self.clip, self.collective, self.cache = clip, collective, cache
+        self.clip, self.collective, self.cache, self.progress = clip, collective, cache, progress
         self._features: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self._identity: str | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"clip": self.clip, "collective": self.collective, "cache": self.cache}
+        return {
+            "clip": self.clip,
+            "collective": self.collective,
+            "cache": self.cache,
+            "progress": self.progress,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -103,17 +115,22 @@ class TextEncoder:
     def _load_or_encode(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
         """Compute the features of names, [N, D], or take them from the cache."""
         if self.cache is None or plain_selected():
-            return _encode_names(self.clip, names, prompts)
+            return self._encode_names(names, prompts)
         key = self._cache_key(prompts)
         found = self.cache.load(key, names)
         if found:
             # The tokenizer may warn of words, also of those in names that are not encoded.
             self.clip.tokenizer([*found, *(prompt.format("") for prompt in prompts)])
         if missing := [name for name in names if name not in found]:
-            features = _encode_names(self.clip, missing, prompts).cpu()
+            features = self._encode_names(missing, prompts).cpu()
             self.cache.store(key, missing, features)
             found |= zip(missing, features, strict=True)
         return torch.stack([found[name] for name in names])
+
+    def _encode_names(self, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
+        title = f"encoding {len(names):,} names × {len(prompts)} prompts"
+        with self.progress(title, len(names) * len(prompts), "texts") as advance:
+            return _encode_names(self.clip, names, prompts, advance)
 
     def _cache_key(self, prompts: tuple[str, ...]) -> str:
         """Digest of what features depend on besides the name."""
@@ -123,10 +140,12 @@ class TextEncoder:
         return digest_of([self._identity, precision, prompts])
 
 
-def _encode_names(clip: FrozenCLIP, names: Sequence[str], prompts: tuple[str, ...]) -> Tensor:
+def _encode_names(
+    clip: FrozenCLIP, names: Sequence[str], prompts: tuple[str, ...], advance: Advance
+) -> Tensor:
     """Encode names as unit vectors [N, D] (:meth:`TextEncoder.encode`)."""
     texts = [prompt.format(name) for name in names for prompt in prompts]
-    per_prompt = F.normalize(clip.encode_text(texts), dim=-1)
+    per_prompt = F.normalize(clip.encode_text(texts, advance), dim=-1)
     per_name = per_prompt.view(len(names), len(prompts), -1).mean(dim=1)
     return F.normalize(per_name, dim=-1)
 

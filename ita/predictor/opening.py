@@ -16,6 +16,7 @@ from ita.modeling.storage import reason
 from ita.predictor.hub import download_model, is_hub_id
 from ita.predictor.model_folder import locate_own_files, model_files
 from ita.predictor.predicting import Predictor
+from ita.progress import Progress, show_progress
 
 # As a device the one that is there, as a precision the device's.
 AUTO = "auto"
@@ -32,6 +33,7 @@ def load(
     device: str | torch.device | None = None,
     overrides: Sequence[str] = (),
     precision: str = AUTO,
+    progress: Progress = show_progress,
 ) -> Predictor:
     """Load a trained model.
 
@@ -48,6 +50,8 @@ def load(
         overrides: ``KEY VALUE KEY VALUE ...``, applied to the config.
         precision: of matrix products, one of :data:`PRECISIONS`. "auto" selects float16 on GPUs,
             bfloat16 on CPUs that have instructions for it, else float32.
+        progress: shows, while names are encoded, how far that has come; by default on a terminal
+            and in the log. :func:`ita.progress.no_progress` shows nothing.
 
     Returns:
         The model in evaluation mode. Its training class list, which determines the seen classes, is
@@ -81,7 +85,7 @@ def load(
         raise UserError(f"{config} sets no weights: pass a checkpoint as weights")
     model = load_model(cfg, path)
     dtype = native_dtype(model.device) if precision == AUTO else getattr(torch, precision)
-    return Predictor(model, cfg, dtype)
+    return Predictor(model, cfg, dtype, progress)
 
 
 def _model_folder(name: str | Path) -> Path | None:

@@ -24,6 +24,7 @@ from ita.predictor.hub import upload_model
 from ita.predictor.inputs import Classes, ImageLike, as_class_list, own_pixels, same_shapes
 from ita.predictor.model_folder import local_clip_files, save_model
 from ita.predictor.segmentation import Segmentation
+from ita.progress import Progress, no_progress
 from ita.segmenter import Segmenter
 
 
@@ -41,7 +42,13 @@ class Predictor:
         dtype: precision of matrix products.
     """
 
-    def __init__(self, model: ITA, cfg: CfgNode, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: ITA,
+        cfg: CfgNode,
+        dtype: torch.dtype = torch.float32,
+        progress: Progress = no_progress,
+    ) -> None:
         """Wrap a model.
 
         Args:
@@ -49,6 +56,7 @@ class Predictor:
                 are stored in it.
             cfg: config of the model.
             dtype: precision of matrix products.
+            progress: shows how far the encoding of names has come.
         """
         self.model, self.cfg, self.dtype = model, cfg, dtype
         if dtype != torch.float32:
@@ -58,7 +66,7 @@ class Predictor:
         self.mapper = InferenceMapper.for_test_size(
             TEST_SIZE, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST
         )
-        self._text = TextEncoder(model.backbone, cache=FeatureCache.of_user())
+        self._text = TextEncoder(model.backbone, cache=FeatureCache.of_user(), progress=progress)
         # The last one; replaced as a whole, so that threads never see half of it.
         self._vocabulary: Vocabulary | None = None
 

@@ -47,7 +47,7 @@ def run(cfg, args):
     criterion, clip = trainer.model.criterion, trainer.model.backbone
     criterion.point_source = criterion.matcher.point_source = given_points
     encoded, encode_text = [], clip.encode_text
-    clip.encode_text = lambda texts: encoded.extend(texts) or encode_text(texts)
+    clip.encode_text = lambda texts, _: encoded.extend(texts) or encode_text(texts)
     trainer.train()
     seen = {"texts": len(encoded), "images": [], "world": comm.get_world_size()}
     for batch in trainer.test_sets[0].loader:

@@ -35,7 +35,7 @@ def folder(tmp_path):
 def texts(convnext_clip, monkeypatch):
     """The texts encoded by the CLIP, in order."""
     texts, encode = [], convnext_clip.encode_text
-    monkeypatch.setattr(convnext_clip, "encode_text", lambda t: texts.extend(t) or encode(t))
+    monkeypatch.setattr(convnext_clip, "encode_text", lambda t, _: texts.extend(t) or encode(t))
     return texts
 
 

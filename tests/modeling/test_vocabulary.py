@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 
 from ita.classes import ClassList
 from ita.errors import UserError
-from ita.modeling import vocabulary
+from ita.modeling import clip as clip_module
+from ita.modeling import text_prefixes, vocabulary
+from ita.modeling.ops.plain import plain_operators
 from ita.modeling.vocabulary import (
     BARE,
     PROMPTS,
@@ -72,7 +75,7 @@ class CountingCLIP:
         self.clip, self.texts = clip, []
         self.device, self.embed_dim = clip.device, clip.embed_dim
 
-    def encode_text(self, texts):
+    def encode_text(self, texts, _):
         self.texts += texts
         return self.clip.encode_text(texts)
 
@@ -103,6 +106,27 @@ def test_every_text_is_encoded_once(convnext_clip):
     assert sorted(clip.texts) == sorted([*prompted, "cat", "dog"])
     assert torch.equal(first[0], first[2])
     assert torch.equal(again[1:], first[[1, 0]])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_progress_counts_every_text_that_is_encoded(plain, convnext_clip, monkeypatch):
+    """Also equal ones, such as those of the same name in capitals, and in packs of few texts."""
+    monkeypatch.setattr(text_prefixes, "MAX_ROWS", 20)
+    monkeypatch.setattr(clip_module, "TEXT_BATCH", 20)
+    started, counts = [], []
+
+    @contextmanager
+    def progress(*work):
+        started.append(work)
+        yield counts.append
+
+    text = TextEncoder(convnext_clip, progress=progress)
+    with plain_operators() if plain else nullcontext():
+        text.encode(["cat", "CAT", "fire hydrant", "cat"])
+        text.encode(["fire hydrant", "cat"])
+    assert started == [("encoding 3 names × 14 prompts", 42, "texts")]
+    assert sum(counts) == 42
+    assert len(counts) > 2
 
 
 def test_a_process_encodes_for_itself_unless_asked(convnext_clip, monkeypatch):
