@@ -1,21 +1,27 @@
 """Finding of CLIP weights: files, folders, the Hugging Face cache, open_clip's tags.
 
-All layouts are described in ``laionCLIP-.../vision-language-model.md``.
+All layouts are described in :data:`GUIDE`.
 """
 
 import logging
 import posixpath
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import open_clip
 from detectron2.utils import comm
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 
 from ita.errors import UserError
 from ita.files import PACKAGE, find_file, sha256_of
+from ita.modeling.storage import reason
+
+logger = logging.getLogger(__name__)
+
+GUIDE = "laionCLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/vision-language-model.md"
 
 # File names of published open_clip weights, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -24,6 +30,8 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 SEARCH_ROOTS = (Path(), PACKAGE.parent)
 # Where open_clip and OpenAI's package put OpenAI's files.
 OPENAI_CACHE = Path("~/.cache/clip")
+# Seconds to wait for an answer of the Hub before a download.
+REACH_SECONDS = 4.0
 
 
 def find_weights(model_name: str, weights: str) -> Path:
@@ -113,14 +121,34 @@ def _download(model_name: str, tag: str) -> Path:
     tag_config = open_clip.get_pretrained_cfg(model_name, tag)
     try:
         with _quiet_hub():
+            size = _size_on_hub(tag_config)
+            # A warning, so that programs without a log show it, too.
+            logger.warning("downloading the weights of CLIP %s, %s", model_name, size)
             return Path(open_clip.download_pretrained(tag_config))
     except Exception as error:  # network failures raise almost any exception
         source = _hub_id(tag_config) or tag_config.get("url")
         raise UserError(
             f"CLIP weights {tag} of {model_name} were not found and cannot be downloaded "
-            f"({type(error).__name__}): put {WEIGHT_FILES[1]} of {source} into the folder "
-            f"{hub_folder(tag_config)}, or pass the path of a weights file"
+            f"({reason(error)}): put {WEIGHT_FILES[1]} of {source} into the folder "
+            f"{hub_folder(tag_config)}, or pass the path of a weights file (see Offline in {GUIDE})"
         ) from error
+
+
+def _size_on_hub(tag_config: Mapping[str, Any]) -> str:
+    """Describe the size of a tag's file on the Hub, which must answer at once.
+
+    Downloads retry for a minute before they give up, also where there is no network at all.
+
+    Raises:
+        Exception: the Hub client's, if the Hub cannot be reached or lacks the file.
+    """
+    repository, name = posixpath.split(tag_config.get("hf_hub", ""))
+    for candidate in (name,) if name else WEIGHT_FILES:
+        with suppress(EntryNotFoundError):
+            url = hf_hub_url(repository, candidate)
+            size = get_hf_file_metadata(url, timeout=REACH_SECONDS).size
+            return f"{size / 1e9:.1f} GB" if size else "of unknown size"
+    raise FileNotFoundError(f"{repository} has no {' or '.join(WEIGHT_FILES)}")
 
 
 @contextmanager

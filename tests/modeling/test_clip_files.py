@@ -8,8 +8,11 @@ import open_clip
 import pytest
 
 from ita.errors import UserError
+from ita.files import PACKAGE
 from ita.modeling import clip_files
 from ita.modeling.clip_files import find_weights
+from tests.modeling.local_hub import NOWHERE, use_endpoint
+from tests.terminal import run_on_terminal
 
 MODEL, TAG = "convnext_large_d_320", "laion2b_s29b_b131k_ft_soup"
 # As in the README of the paper's code.
@@ -19,14 +22,13 @@ OTHER = "models--laion--CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft"
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
 
+BIN, SAFETENSORS = "open_clip_pytorch_model.bin", "open_clip_model.safetensors"
+
+
 @pytest.fixture(autouse=True)
 def offline(tmp_path, monkeypatch):
     """No network, and no weights but those that a test provides."""
-
-    def fail(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    use_endpoint(NOWHERE, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (Path(),))
     monkeypatch.setattr(clip_files, "OPENAI_CACHE", tmp_path / "clip")
@@ -66,25 +68,73 @@ def test_the_readmes_folder_is_found_without_being_named(name, tmp_path, monkeyp
 
 @pytest.mark.parametrize("at_hand", [False, True])
 @pytest.mark.parametrize(("rank", "local_rank"), [(0, 0), (4, 0), (5, 1)])
-def test_processes_download_in_turn(rank, local_rank, at_hand, tmp_path, monkeypatch):
+def test_processes_download_in_turn(rank, local_rank, at_hand, tmp_path, monkeypatch, hub):
     """The job's main process, each machine's, the rest; who has the file waits like the others."""
-    events = []
+    events = hub.requests
     monkeypatch.setattr(clip_files.comm, "is_main_process", lambda: rank == 0)
     monkeypatch.setattr(clip_files.comm, "get_local_rank", lambda: local_rank)
     monkeypatch.setattr(clip_files.comm, "synchronize", lambda: events.append("wait"))
     monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
-    monkeypatch.setattr(
-        open_clip, "download_pretrained", lambda _: events.append("download") or tmp_path / "cached"
-    )
     if at_hand:
         (tmp_path / FOLDER).mkdir()
         (tmp_path / FOLDER / "open_clip_model.safetensors").touch()
     path = find_weights(MODEL, TAG)
-    assert path.name == ("open_clip_model.safetensors" if at_hand else "cached")
+    assert path.name == (SAFETENSORS if at_hand else BIN)
     expected = ["wait"] * 3
     if not at_hand:
-        expected.insert({0: 0, 4: 1, 5: 2}[rank], "download")
-    assert events == expected
+        expected.insert({0: 0, 4: 1, 5: 2}[rank], ("GET", BIN))
+    assert [event for event in events if "HEAD" not in event] == expected
+
+
+def test_a_download_says_how_much_it_is(hub, tmp_path, caplog):
+    hub.files[BIN] = bytes(60_000_000)
+    path = find_weights(MODEL, TAG)
+    assert path.is_relative_to(tmp_path / "hub")
+    assert path.stat().st_size == 60_000_000
+    assert caplog.messages == [f"downloading the weights of CLIP {MODEL}, 0.1 GB"]
+    assert find_weights(MODEL, TAG) == path
+    assert [request for request in hub.requests if "GET" in request] == [("GET", BIN)]
+
+
+def test_safetensors_are_preferred(hub):
+    hub.files[SAFETENSORS] = b"weights"
+    assert find_weights(MODEL, TAG).name == SAFETENSORS
+
+
+def test_a_download_is_a_bar_on_a_terminal(hub, tmp_path):
+    code, output = run_on_terminal(
+        "-c",
+        f"from ita.modeling.clip_files import find_weights; find_weights({MODEL!r}, {TAG!r})",
+        HF_ENDPOINT=hub.url,
+        HF_HUB_CACHE=str(tmp_path / "hub"),
+        HF_HUB_OFFLINE="0",
+    )
+    assert code == 0, output
+    assert f"downloading the weights of CLIP {MODEL}" in output
+    assert "B/s" in output
+
+
+@pytest.mark.parametrize("answer", ["nothing", "an error", "no such file"])
+def test_without_the_hub_one_line_says_why_and_what_to_do(answer, hub, monkeypatch, caplog):
+    """At once: the Hub is asked for each of the files, and not a second time."""
+    hub.files.clear()
+    hub.failing = answer == "an error"
+    if answer == "nothing":
+        use_endpoint(NOWHERE, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        find_weights(MODEL, TAG)
+    cause = {
+        "nothing": "Connection refused",
+        "an error": "503",
+        "no such file": f"no {SAFETENSORS}",
+    }
+    assert cause[answer] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert f"{BIN} of laion/{FOLDER[5:]} into the folder {FOLDER}" in str(caught.value)
+    page = str(caught.value).rpartition("see Offline in ")[2].rstrip(")")
+    assert "## Offline" in (PACKAGE.parent / page).read_text()
+    assert len(hub.requests) == len(set(hub.requests))
+    assert not caplog.messages
 
 
 def add_version(hub, repository=REPOSITORY, name="open_clip_pytorch_model.bin", commit=HASH):
@@ -158,18 +208,14 @@ def test_openais_cache(name, url, tmp_path, monkeypatch):
         find_weights("RN50", "openai")
 
 
-def test_processes_wait_their_turn_to_replace_a_damaged_file(tmp_path, monkeypatch):
+def test_processes_wait_their_turn_to_replace_a_damaged_file(tmp_path, monkeypatch, hub):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip" / "RN50.pt").write_bytes(b"wei")
-    events = []
+    events = hub.requests
     monkeypatch.setattr(clip_files.comm, "is_main_process", lambda: False)
     monkeypatch.setattr(clip_files.comm, "get_local_rank", lambda: 1)
     monkeypatch.setattr(clip_files.comm, "synchronize", lambda: events.append("wait"))
 
-    def download(*_, **__):
-        events.append("download")
-        return tmp_path / "new"
-
-    monkeypatch.setattr(open_clip, "download_pretrained", download)
-    assert find_weights("RN50", "openai") == tmp_path / "new"
-    assert events == ["wait", "wait", "download", "wait"]
+    assert find_weights("RN50", "openai").is_relative_to(tmp_path / "hub")
+    events = [event for event in events if "HEAD" not in event]
+    assert events == ["wait", "wait", ("GET", BIN), "wait"]

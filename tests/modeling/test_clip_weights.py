@@ -48,7 +48,7 @@ def no_network(monkeypatch):
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying")
         raise OSError("no\nnetwork")
 
-    monkeypatch.setattr(open_clip, "download_pretrained", fail)
+    monkeypatch.setattr(clip_files, "get_hf_file_metadata", fail)
 
 
 def same(clip, state):
@@ -122,21 +122,16 @@ def test_no_network_is_one_line_that_says_what_to_put_where(
     assert [record.message for record in caplog.records] == ["heard again"]
 
 
-def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch):
-    torch.save(trained, tmp_path / "cached.bin")
-    asked = []
-
-    def download(tag_config):
-        asked.append(tag_config["hf_hub"])
-        return str(tmp_path / "cached.bin")
-
+def test_downloaded_weights_are_loaded(trained, tmp_path, monkeypatch, hub):
+    torch.save(trained, tmp_path / "weights.bin")
+    hub.files["open_clip_pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
-    monkeypatch.setattr(open_clip, "download_pretrained", download)
     config = json.loads(TINY_CLIP.read_text())["model_cfg"]
     monkeypatch.setattr(open_clip, "get_model_config", {MODEL: config}.get)
     assert same(build_clip(MODEL, TAG).clip, trained)
-    assert asked == ["laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup/"]
+    repository = "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup"
+    assert all(path.startswith(f"/{repository}/") for path in hub.paths)
 
 
 @pytest.mark.parametrize(
@@ -377,11 +372,11 @@ def test_a_null_in_the_config_beside_a_file_is_an_absent_key(resnet_config, resn
         build_clip(str(resnet_config), str(tmp_path / "weights.pt"))
 
 
-def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch):
+def test_openais_tag_forces_quickgelu(resnet_clip, tmp_path, monkeypatch, hub):
     """Also where the file is no TorchScript archive, as the ones on the hub."""
     torch.save(resnet_clip.clip.state_dict(), tmp_path / "weights.bin")
     monkeypatch.setattr(clip_files, "SEARCH_ROOTS", (tmp_path,))
-    monkeypatch.setattr(open_clip, "download_pretrained", lambda _: tmp_path / "weights.bin")
+    hub.files["open_clip_pytorch_model.bin"] = (tmp_path / "weights.bin").read_bytes()
     config = {**RESNET, "quick_gelu": False}
     monkeypatch.setattr(open_clip, "get_model_config", {"RN50": config}.get)
     assert gelus(build_clip("RN50", "openai")) == {QuickGELU}
