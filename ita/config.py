@@ -27,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.ITA.CANDIDATE_TEXT": ("prompted", "bare"),
     "SOLVER.AMP.DTYPE": ("auto", "float16", "bfloat16"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("full_model",),
+    "SOLVER.TRACKER": ("", "wandb", "trackio"),
     "INPUT.FORMAT": ("RGB",),
 }
 
@@ -150,6 +151,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "auto"
     # TF32 in the float32 matrix products and convolutions of training, on GPUs.
     cfg.SOLVER.TF32 = True
+    # Tracker that gets the scalars of a training besides TensorBoard: "" for none, "wandb" or
+    # "trackio", which need the package's extra of that name (docs/training.md).
+    cfg.SOLVER.TRACKER = ""
     # Evaluate in mixed precision, with the dtype of SOLVER.AMP.DTYPE.
     cfg.TEST.AMP = False
     # TF32 in evaluations, on GPUs.

@@ -29,6 +29,7 @@ IRRELEVANT_KEYS = frozenset({
     "DATASETS.TRAIN_VOCABULARY",
     "MODEL.WEIGHTS",
     "OUTPUT_DIR",
+    "SOLVER.TRACKER",
     "TEST.NUM_PICTURES",
     "TEST.REPORT",
 })  # fmt: skip

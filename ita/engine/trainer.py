@@ -15,10 +15,11 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from torch.nn.parallel import DistributedDataParallel
 
 from ita.build import inference_options
+from ita.config import flatten
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
@@ -30,6 +31,7 @@ from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.setup import seed_process
 from ita.engine.step import OptimizerStep
+from ita.engine.trackers import TrackerWriter, require_tracker
 from ita.errors import UserError
 from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
@@ -75,6 +77,7 @@ class Trainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.test_sets = _load_test_sets(cfg)
         check_best_metric(cfg.TEST.BEST_METRIC, _tasks(cfg, self.test_sets))
+        require_tracker(cfg.SOLVER.TRACKER)
         self.mapper = build_training_mapper(cfg)
         self.model = build_model(cfg)
         self.model.train()
@@ -224,11 +227,14 @@ class Trainer(TrainerBase):
             return []
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        writers = [
+        writers: list[EventWriter] = [
             ProgressWriter(self.max_iter),
             JSONWriter(str(folder / "metrics.json")),
             TensorboardXWriter(str(folder)),
         ]
+        if tracker := self.cfg.SOLVER.TRACKER:
+            config, resumed = dict(flatten(self.cfg)), self.start_iter > 0
+            writers.append(TrackerWriter(tracker, folder, config, resumed=resumed))
         return [
             TrainingBar(self.start_iter, self.max_iter),
             hooks.PeriodicWriter(writers, period=WINDOW),

@@ -31,7 +31,7 @@ SEARCH_ROOTS = (Path(), PACKAGE.parent)
 # Where open_clip and OpenAI's package put OpenAI's files.
 OPENAI_CACHE = Path("~/.cache/clip")
 # Seconds to wait for an answer of the Hub before a download.
-REACH_SECONDS = 4.0
+REACH_SECONDS = 3.0
 
 
 def find_weights(model_name: str, weights: str) -> Path:

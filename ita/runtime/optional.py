@@ -1,4 +1,4 @@
-"""Import of libraries that only exported models need."""
+"""Import of libraries that belong to the package's extras."""
 
 import importlib
 from types import ModuleType
@@ -6,12 +6,13 @@ from types import ModuleType
 from ita.errors import UserError
 
 
-def optional_module(name: str, purpose: str) -> ModuleType:
-    """Import a library of the extra ``onnx``.
+def optional_module(name: str, purpose: str, extra: str = "onnx") -> ModuleType:
+    """Import a library of an extra.
 
     Args:
         name: the module, which has the name of its package.
         purpose: what needs it, for the message.
+        extra: the extra.
 
     Raises:
         UserError: it is not installed.
@@ -21,5 +22,5 @@ def optional_module(name: str, purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise UserError(
             f"{purpose} needs {error.name}, which is not installed: pip install {error.name} "
-            "(or the extra: pip install '.[onnx]' in the checkout)"
+            f"(or the extra: pip install '.[{extra}]' in the checkout)"
         ) from error
