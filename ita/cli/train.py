@@ -1,6 +1,7 @@
 """Train a model on DATASETS.TRAIN, evaluate it on DATASETS.TEST, or resume its training.
 
 ita train --num-gpus 8 --config-file configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml
+ita train --num-gpus 8 --config-file ... --dry-run
 ita train --num-gpus 8 --config-file ... --resume
 ita train --config-file ... --eval-only MODEL.WEIGHTS model.pth
 """  # noqa: E501
@@ -17,7 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of Detectron2's training scripts, and ``--vocabulary``."""
     add_run_arguments(parser)
     parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
-    parser.add_argument("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
+    instead.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only load ten batches, do one step and evaluate one image; tell memory, speed and "
+        "expected days, and write nothing",
+    )
     parser.set_defaults(run=run)
 
 

@@ -3,7 +3,8 @@
 import logging
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,39 @@ def _write_report(cfg: CfgNode) -> None:
 def _evaluate_one(
     cfg: CfgNode, model: ITA, test_set: TestSet, text: TextEncoder
 ) -> dict[str, dict[str, Any]]:
+    seen = test_set.class_list.seen(model.train_class_list)
+    logger.info(
+        "Evaluating %d images of %s in %s with class list %s, %d of %d classes seen in training",
+        test_set.loader.num_images,
+        test_set.name,
+        _precision(cfg),
+        test_set.class_list.name,
+        sum(seen),
+        len(seen),
+    )
+    segmenter, evaluator = prepare_evaluation(cfg, model, test_set, text)
+    # Rank 0 shows the progress of the whole job.
+    progress = show_progress if comm.is_main_process() else no_progress
+    shown = progress(f"evaluating {test_set.name}", test_set.loader.num_images, "images")
+    with shown as advance, evaluation_precision(cfg):
+        after_image = partial(advance, comm.get_world_size())
+        results = inference_on_dataset(
+            segmenter, test_set.loader, evaluator, {"after_inference": after_image}
+        )
+    if comm.is_main_process() and "sem_seg" in results:
+        table = format_class_table(test_set.class_list, results)
+        logger.info("IoU of each class of %s\n%s", test_set.name, table)
+    return results
+
+
+def prepare_evaluation(
+    cfg: CfgNode, model: ITA, test_set: TestSet, text: TextEncoder
+) -> tuple[Segmenter, DatasetEvaluator]:
+    """Encode the class list of a test set and build its evaluator; called in every process.
+
+    Returns:
+        A segmenter of the test set's records, and the evaluator of its outputs.
+    """
     metadata = MetadataCatalog.get(test_set.name)
     options = _options_for(cfg, metadata.evaluator_type)
     evaluator = build_evaluator(
@@ -148,46 +182,26 @@ def _evaluate_one(
         instance=options.instance,
         dominant=model.dominant is not None,
     )
-    seen = tuple(test_set.class_list.seen(model.train_class_list))
     if cfg.TEST.NUM_PICTURES and (options.semantic or options.panoptic):
+        seen = tuple(test_set.class_list.seen(model.train_class_list))
         folder = Path(cfg.OUTPUT_DIR) / "inference" / test_set.name / "pictures"
         pictures = PicturesEvaluator(
             metadata, test_set.class_list, seen, folder, cfg.TEST.NUM_PICTURES
         )
         evaluator = DatasetEvaluators([evaluator, pictures])
-    logger.info(
-        "Evaluating %d images of %s in %s with class list %s, %d of %d classes seen in training",
-        test_set.loader.num_images,
-        test_set.name,
-        _precision(cfg),
-        test_set.class_list.name,
-        sum(seen),
-        len(seen),
-    )
-    device, dtype = _device_and_dtype(cfg)
     # Training and all evaluations share the encoded names, whatever the precision of each.
-    with tf32(False, device):
+    with tf32(False, torch.device(cfg.MODEL.DEVICE)):
         vocabulary = model.make_vocabulary(test_set.class_list, text)
-    segmenter = Segmenter(model, vocabulary, options)
+    return Segmenter(model, vocabulary, options), evaluator
+
+
+@contextmanager
+def evaluation_precision(cfg: CfgNode) -> Iterator[None]:
+    """Compute in the precision of evaluations (``TEST.AMP``, ``TEST.TF32``)."""
+    device, dtype = _device_and_dtype(cfg)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with tf32(cfg.TEST.TF32, device), autocast:
-        results = _run(segmenter, test_set, evaluator)
-    if comm.is_main_process() and "sem_seg" in results:
-        table = format_class_table(test_set.class_list, results)
-        logger.info("IoU of each class of %s\n%s", test_set.name, table)
-    return results
-
-
-def _run(
-    segmenter: Segmenter, test_set: TestSet, evaluator: DatasetEvaluator
-) -> dict[str, dict[str, Any]]:
-    """Segment and evaluate all images; rank 0 shows the progress of the whole job."""
-    progress = show_progress if comm.is_main_process() else no_progress
-    with progress(f"evaluating {test_set.name}", test_set.loader.num_images, "images") as advance:
-        after_image = partial(advance, comm.get_world_size())
-        return inference_on_dataset(
-            segmenter, test_set.loader, evaluator, {"after_inference": after_image}
-        )
+        yield
 
 
 def _device_and_dtype(cfg: CfgNode) -> tuple[torch.device, torch.dtype]:

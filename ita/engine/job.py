@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from ita.config import load_config
 from ita.data.registration import register_all
 from ita.engine.checkpoint import broadcast_weights, last_checkpoint
+from ita.engine.dry_run import dry_run
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.loading import load_model_and_source
 from ita.engine.setup import (
@@ -46,7 +47,7 @@ def config_of(options: argparse.Namespace, warn: Callable[[str], None] = logger.
 
 
 def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str] = ()) -> None:
-    """Train or evaluate; called in every process of the job.
+    """Train, rehearse or evaluate; called in every process of the job.
 
     Args:
         cfg: from :func:`config_of`.
@@ -65,6 +66,9 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=options.resume)
+    if options.dry_run:
+        dry_run(trainer)
+        return
     log.open_folder(cfg)
     trainer.train()
 

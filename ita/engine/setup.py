@@ -4,6 +4,7 @@ import logging
 import platform
 import shlex
 import sys
+import threading
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
+from tqdm import tqdm
 
 from ita.errors import UserError
 from ita.files import write_atomically
@@ -35,6 +37,9 @@ class RunLog:
     """
 
     def __init__(self) -> None:
+        # Only threads share the bars. The lock that tqdm makes for processes is a semaphore, which
+        # Python's resource tracker reports as leaked if a worker ends with an error.
+        tqdm.set_lock(threading.RLock())
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         for name in LOGGERS:
             log = setup_logger(distributed_rank=comm.get_rank(), name=name)

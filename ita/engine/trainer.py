@@ -89,7 +89,7 @@ class Trainer(TrainerBase):
         if cfg.TEST.BEST_METRIC and self.test_sets and comm.is_main_process():
             self.best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
         self.data_loader: RecordLoader | None = None
-        # Created once CLIP's weights are final.
+        # Set once CLIP's weights are final.
         self._text: TextEncoder | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self.register_hooks(self._build_hooks())
@@ -130,18 +130,12 @@ class Trainer(TrainerBase):
         # Seed again, so that models with the same seed see the same images, no matter how many
         # random numbers their initialization used.
         seed_process(self.cfg, offset=self.start_iter)
-        device = torch.device(self.cfg.MODEL.DEVICE)
-        cache = FeatureCache.of_user()
-        self._text = TextEncoder(
-            self.model.backbone, collective=True, cache=cache, progress=show_progress
-        )
-        with tf32(False, device):  # names are encoded once, also for evaluations
-            self.model.prepare_training(self._text)
+        self._text = self.encode_classes()
         outputs = self._build_outputs()
         self.register_hooks(outputs)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
-        precision = tf32(self.cfg.SOLVER.TF32, device)
+        precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
         with EventStorage(self.start_iter) as self.storage, precision:
             try:
                 self._run()
@@ -150,6 +144,20 @@ class Trainer(TrainerBase):
                     hook.after_train()  # write the last measurements before the error
                 raise
         return self.results
+
+    def encode_classes(self) -> TextEncoder:
+        """Encode the training classes; called in every process once CLIP's weights are final.
+
+        Returns:
+            The encoder, which evaluations share.
+        """
+        cache = FeatureCache.of_user()
+        text = TextEncoder(
+            self.model.backbone, collective=True, cache=cache, progress=show_progress
+        )
+        with tf32(False, torch.device(self.cfg.MODEL.DEVICE)):  # as in evaluations
+            self.model.prepare_training(text)
+        return text
 
     def run_step(self) -> None:
         """Fetch the micro-batches of a step, update the weights and record the measurements."""

@@ -33,3 +33,15 @@ def test_bars_on_a_terminal_and_lines_in_the_log(datasets, tmp_path):
     assert "iter 3/3" in log
     assert "evaluating toy_val: 3 images in 0:00:" in log
     assert "%|" not in log
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_two_processes_writes_nothing(datasets, tmp_path):
+    words = overrides(OUTPUT_DIR=tmp_path / "run")
+    options = ("--dry-run", "--num-gpus", "2", "--dist-url", "auto")
+    command = ("-m", "ita", "train", "--config-file", str(CONFIG), *options, *words)
+    code, output = run_on_terminal(*command, DETECTRON2_DATASETS=str(datasets))
+    assert code == 0, output
+    assert output.count("Dry run, nothing was written") == 1
+    assert re.search(r"whole run +1,200 iterations .* days", output)
+    assert list(tmp_path.iterdir()) == []

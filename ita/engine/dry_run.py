@@ -1,0 +1,171 @@
+"""Rehearsal of a training: its data, a step and an evaluation, to know memory and duration."""
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.utils import comm
+
+from ita.data.loaders import Batch
+from ita.engine.evaluate import evaluation_precision, prepare_evaluation
+from ita.engine.hooks import peak_memory
+from ita.engine.precision import tf32
+from ita.engine.trainer import Trainer
+from ita.modeling.vocabulary import TextEncoder
+
+logger = logging.getLogger(__name__)
+
+# Micro-batches that each process loads.
+BATCHES = 10
+SECONDS_PER_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Measurements of a dry run, those of the slowest process.
+
+    Attributes:
+        load_seconds: seconds until the next micro-batch is loaded.
+        step_seconds: seconds of an optimizer step, without loading.
+        image_seconds: per test set, seconds to segment and evaluate an image.
+        memory: peak memory of a process in bytes, see :func:`ita.engine.hooks.peak_memory`.
+    """
+
+    load_seconds: float
+    step_seconds: float
+    image_seconds: dict[str, float]
+    memory: int
+
+
+def dry_run(trainer: Trainer) -> None:
+    """Rehearse a training and log what to expect of it; called in every process of the job.
+
+    Loads ``BATCHES`` micro-batches, does an optimizer step and evaluates an image of each test set;
+    on GPUs a few more, since the first ones are slower. Nothing is written but the user's cache of
+    text features.
+
+    Args:
+        trainer: with its weights loaded (:meth:`Trainer.resume_or_load`), which the step changes.
+
+    Raises:
+        UserError: as in training, for example an image cannot be used.
+    """
+    load_seconds, batches = _load(trainer)
+    text = trainer.encode_classes()
+    step_seconds = _step(trainer, batches)
+    image_seconds = _evaluate(trainer, text)
+    memory = peak_memory(torch.device(trainer.cfg.MODEL.DEVICE))
+    rehearsals = comm.gather(Rehearsal(load_seconds, step_seconds, image_seconds, memory))
+    if comm.is_main_process():
+        lines = "\n".join(describe(_slowest(rehearsals), trainer))
+        logger.info("Dry run, nothing was written to OUTPUT_DIR\n%s", lines)
+
+
+def describe(measured: Rehearsal, trainer: Trainer) -> list[str]:
+    """Describe a rehearsal and the training that it stands for, in lines."""
+    cfg, processes = trainer.cfg, comm.get_world_size()
+    batch, parts = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+    loading = measured.load_seconds * parts
+    per_iteration = max(measured.step_seconds, loading)
+    if not cfg.DATALOADER.NUM_WORKERS:  # loading and training take turns
+        per_iteration = measured.step_seconds + loading
+    iterations = max(trainer.max_iter - trainer.start_iter, 0)
+    evaluation = sum(
+        test_set.loader.num_images * measured.image_seconds[test_set.name] / processes
+        for test_set in trainer.test_sets
+    )
+    evaluations = _number_of_evaluations(trainer) if trainer.test_sets else 0
+    training_days = iterations * per_iteration / SECONDS_PER_DAY
+    evaluation_days = evaluations * evaluation / SECONDS_PER_DAY
+    lines = [
+        f"loading     {batch / max(loading, 1e-9):.3g} images/s with "
+        f"{cfg.DATALOADER.NUM_WORKERS} workers for each of {processes} processes",
+        f"step        {measured.step_seconds:.3g} s for {batch} images, "
+        f"{batch / measured.step_seconds:.3g} images/s",
+        f"memory      {_describe_memory(measured.memory, torch.device(cfg.MODEL.DEVICE))}",
+    ]
+    for name, seconds in measured.image_seconds.items():
+        lines.append(f"evaluation  {seconds:.3g} s for an image of {name} in each process")
+    lines.append(
+        f"whole run   {iterations:,} iterations and {evaluations:,} evaluations in about "
+        f"{training_days + evaluation_days:.3g} days, {evaluation_days:.3g} of them for evaluation"
+    )
+    return lines
+
+
+def _load(trainer: Trainer) -> tuple[float, list[Batch]]:
+    """Load micro-batches; the seconds per batch are those after the first."""
+    assert trainer.data_loader is not None
+    loader = iter(trainer.data_loader)
+    batches = [next(loader)]
+    start = time.perf_counter()
+    batches += itertools.islice(loader, BATCHES - 1)
+    return (time.perf_counter() - start) / (BATCHES - 1), batches
+
+
+def _step(trainer: Trainer, batches: Sequence[Batch]) -> float:
+    """Do optimizer steps, the first of which is timed only if it is the only one."""
+    device = torch.device(trainer.cfg.MODEL.DEVICE)
+    endless, seconds = itertools.cycle(batches), []
+    with tf32(trainer.cfg.SOLVER.TF32, device):
+        for iteration in range(_repeats(device)):
+            start = time.perf_counter()
+            parts = list(itertools.islice(endless, trainer.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS))
+            trainer.step(parts, iteration=iteration)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return seconds[-1]
+
+
+def _evaluate(trainer: Trainer, text: TextEncoder) -> dict[str, float]:
+    """Segment and evaluate the first images of each test set, without computing metrics.
+
+    Returns:
+        Seconds of the last of these images, for each test set.
+    """
+    seconds = {}
+    for test_set in trainer.test_sets:
+        segmenter, evaluator = prepare_evaluation(trainer.cfg, trainer.model, test_set, text)
+        images = itertools.islice(test_set.loader, _repeats(trainer.model.device))
+        evaluator.reset()
+        seconds[test_set.name] = 0.0  # of a process without images
+        with torch.no_grad(), evaluation_precision(trainer.cfg):
+            for batch in images:
+                start = time.perf_counter()
+                evaluator.process(batch, segmenter(batch))
+                seconds[test_set.name] = time.perf_counter() - start
+    return seconds
+
+
+def _repeats(device: torch.device) -> int:
+    """Steps or images: on a GPU, kernels are chosen and compiled during the first ones."""
+    return 3 if device.type == "cuda" else 1
+
+
+def _slowest(rehearsals: Sequence[Rehearsal]) -> Rehearsal:
+    names = rehearsals[0].image_seconds
+    return Rehearsal(
+        load_seconds=max(r.load_seconds for r in rehearsals),
+        step_seconds=max(r.step_seconds for r in rehearsals),
+        image_seconds={name: max(r.image_seconds[name] for r in rehearsals) for name in names},
+        memory=max(r.memory for r in rehearsals),
+    )
+
+
+def _number_of_evaluations(trainer: Trainer) -> int:
+    """Number of evaluations of the remaining iterations, the last one at their end."""
+    period, start = trainer.cfg.TEST.EVAL_PERIOD, trainer.start_iter
+    if period <= 0 or start >= trainer.max_iter:
+        return 1
+    return (trainer.max_iter - 1) // period - start // period + 1
+
+
+def _describe_memory(peak: int, device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"{peak / 1e9:.1f} GB in each process, without data loader workers"
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f"{peak / 1e9:.1f} of {total / 1e9:.1f} GB on each GPU"
