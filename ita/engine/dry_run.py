@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Micro-batches that each process loads.
 BATCHES = 10
-SECONDS_PER_DAY = 86400
+UNITS = (86400, "days"), (3600, "hours"), (60, "minutes")
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def describe(measured: Rehearsal, trainer: Trainer) -> list[str]:
         for test_set in trainer.test_sets
     )
     evaluations = _number_of_evaluations(trainer) if trainer.test_sets else 0
-    training_days = iterations * per_iteration / SECONDS_PER_DAY
-    evaluation_days = evaluations * evaluation / SECONDS_PER_DAY
+    training, evaluation = iterations * per_iteration, evaluations * evaluation
     lines = [
         f"loading     {batch / max(loading, 1e-9):.3g} images/s with "
         f"{cfg.DATALOADER.NUM_WORKERS} workers for each of {processes} processes",
@@ -91,7 +90,7 @@ def describe(measured: Rehearsal, trainer: Trainer) -> list[str]:
         lines.append(f"evaluation  {seconds:.3g} s for an image of {name} in each process")
     lines.append(
         f"whole run   {iterations:,} iterations and {evaluations:,} evaluations in about "
-        f"{training_days + evaluation_days:.3g} days, {evaluation_days:.3g} of them for evaluation"
+        f"{_duration(training + evaluation)}, {_duration(evaluation)} of that for evaluation"
     )
     return lines
 
@@ -99,6 +98,7 @@ def describe(measured: Rehearsal, trainer: Trainer) -> list[str]:
 def _load(trainer: Trainer) -> tuple[float, list[Batch]]:
     """Load micro-batches; the seconds per batch are those after the first."""
     assert trainer.data_loader is not None
+    logger.info("Dry run: loading %d batches", BATCHES)
     loader = iter(trainer.data_loader)
     batches = [next(loader)]
     start = time.perf_counter()
@@ -110,6 +110,7 @@ def _step(trainer: Trainer, batches: Sequence[Batch]) -> float:
     """Do optimizer steps, the first of which is timed only if it is the only one."""
     device = torch.device(trainer.cfg.MODEL.DEVICE)
     endless, seconds = itertools.cycle(batches), []
+    logger.info("Dry run: a step of %d images", trainer.cfg.SOLVER.IMS_PER_BATCH)
     with tf32(trainer.cfg.SOLVER.TF32, device):
         for iteration in range(_repeats(device)):
             start = time.perf_counter()
@@ -130,6 +131,7 @@ def _evaluate(trainer: Trainer, text: TextEncoder) -> dict[str, float]:
     seconds = {}
     for test_set in trainer.test_sets:
         segmenter, evaluator = prepare_evaluation(trainer.cfg, trainer.model, test_set, text)
+        logger.info("Dry run: evaluating an image of %s", test_set.name)
         images = itertools.islice(test_set.loader, _repeats(trainer.model.device))
         evaluator.reset()
         seconds[test_set.name] = 0.0  # of a process without images
@@ -162,6 +164,11 @@ def _number_of_evaluations(trainer: Trainer) -> int:
     if period <= 0 or start >= trainer.max_iter:
         return 1
     return (trainer.max_iter - 1) // period - start // period + 1
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next((unit for unit in UNITS if seconds >= unit[0]), UNITS[-1])
+    return f"{seconds / size:.3g} {unit}"
 
 
 def _describe_memory(peak: int, device: torch.device) -> str:

@@ -43,5 +43,5 @@ def test_a_dry_run_of_two_processes_writes_nothing(datasets, tmp_path):
     code, output = run_on_terminal(*command, DETECTRON2_DATASETS=str(datasets))
     assert code == 0, output
     assert output.count("Dry run, nothing was written") == 1
-    assert re.search(r"whole run +1,200 iterations .* days", output)
+    assert re.search(r"whole run +1,200 iterations .* minutes", output)
     assert list(tmp_path.iterdir()) == []

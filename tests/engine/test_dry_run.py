@@ -48,10 +48,10 @@ def test_a_dry_run_tries_every_part_and_writes_nothing(prepared, tmp_path, caplo
     ("keys", "expected"),
     [
         # 10 s for a step and as much for its images; then 5 + 6 images of 100 s.
-        ({}, "8,640 iterations and 1 evaluations in about 2.01 days, 0.0127 of them"),
+        ({}, "8,640 iterations and 1 evaluations in about 2.01 days, 18.3 minutes of that"),
         ({"DATALOADER__NUM_WORKERS": 2}, "in about 1.01 days"),
-        ({"TEST__EVAL_PERIOD": 2880}, "3 evaluations in about 2.04 days, 0.0382 of them"),
-        ({"DATASETS__TEST": ()}, "0 evaluations in about 2 days, 0 of them"),
+        ({"TEST__EVAL_PERIOD": 2880}, "3 evaluations in about 2.04 days, 55 minutes of that"),
+        ({"DATASETS__TEST": ()}, "0 evaluations in about 2 days, 0 minutes of that"),
     ],
 )
 def test_expected_days(keys, expected, prepared):
@@ -68,7 +68,7 @@ def test_days_of_the_rest_of_a_run(prepared):
     trainer = prepared(SOLVER__MAX_ITER=8640, TEST__EVAL_PERIOD=2880)
     trainer.start_iter = 5760
     lines = describe(Rehearsal(1.0, 10.0, {"toy_val": 0.0}, memory=1), trainer)
-    assert "2,880 iterations and 1 evaluations in about 0.367 days" in lines[-1]
+    assert "2,880 iterations and 1 evaluations in about 8.8 hours" in lines[-1]
 
 
 def test_a_dry_run_fails_as_training_does(prepared, monkeypatch):
