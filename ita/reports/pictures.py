@@ -13,12 +13,13 @@ from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ita.classes import ClassList, palette
 from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
 from ita.errors import UserError
 from ita.files import write_atomically
+from ita.reports.fonts import Lettering, warn_of_layout
 
 # Longest side of a panel in pixels: small images are enlarged by an integer factor, large reduced.
 MIN_PANEL, MAX_PANEL = 360, 800
@@ -200,6 +201,7 @@ def draw_panels(
     Returns:
         uint8 [H', W', 3] RGB.
     """
+    warn_of_layout(names)
     image = Image.fromarray(pixels)
     height, width = panels[0].classes.shape
     size = _panel_size(width, height)
@@ -302,9 +304,9 @@ def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) ->
     """Draw titles, tiles [h, w, 3] in a row, and the legend in columns below them."""
     height, width = tiles[0][1].shape[:2]
     size = max(13, min(18, width // 32))
-    font, line = ImageFont.load_default(size=size), round(size * 1.5)
-    labels = [f"{name}  {note}" if note else name for _, name, note in entries]
-    column = math.ceil(max((font.getlength(label) for label in labels), default=0)) + 2 * line
+    lettering, line = Lettering(size), round(size * 1.5)
+    widths = [_offset(lettering, name, note) + lettering.length(note) for _, name, note in entries]
+    column = math.ceil(max(widths, default=0)) + 2 * line
     total_width = max(len(tiles) * (width + MARGIN), column) + MARGIN
     columns = max(1, (total_width - MARGIN) // column)
     rows = math.ceil(len(entries) / columns)
@@ -314,12 +316,12 @@ def _compose(tiles: list[tuple[str, np.ndarray]], entries: list[LegendEntry]) ->
     draw = ImageDraw.Draw(canvas)
     for number, (title, tile) in enumerate(tiles):
         left = MARGIN + number * (width + MARGIN)
-        draw.text((left, line // 2 + MARGIN // 2), title, INK, font, anchor="lm")
+        lettering.draw(draw, (left, line // 2 + MARGIN // 2), title, INK)
         canvas.paste(Image.fromarray(tile), (left, line + MARGIN // 2))
     top = line + height + 2 * MARGIN
     for number, entry in enumerate(entries):
         left = MARGIN + number // rows * column
-        _draw_entry(draw, entry, left, top + number % rows * line, line, font)
+        _draw_entry(draw, entry, left, top + number % rows * line, line, lettering)
     return np.asarray(canvas)
 
 
@@ -329,12 +331,16 @@ def _draw_entry(
     left: int,
     top: int,
     line: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    lettering: Lettering,
 ) -> None:
     color, name, note = entry
     swatch = (left, top + 2, left + line - 4, top + line - 3)
     draw.rectangle(swatch, fill=color, outline=FAINT_INK if color != BACKGROUND else None)
-    text = left + line + 2
-    draw.text((text, top + line // 2), name, INK, font, anchor="lm")
-    offset = font.getlength(f"{name}  ")
-    draw.text((text + offset, top + line // 2), note, FAINT_INK, font, anchor="lm")
+    text, middle = left + line + 2, top + line // 2
+    lettering.draw(draw, (text, middle), name, INK)
+    lettering.draw(draw, (text + _offset(lettering, name, note), middle), note, FAINT_INK)
+
+
+def _offset(lettering: Lettering, name: str, note: str) -> float:
+    """Where the note of a name starts, in pixels from the start of the name."""
+    return lettering.length(f"{name}  " if note else name)
