@@ -106,7 +106,7 @@ def _turn_upright(image: Image.Image) -> Image.Transpose | None:
 def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
     # PIL would clip the values to 255, which makes most images white.
     tags = getattr(image, "tag_v2", {})
-    white = 2 ** min(*tags.get(BITS_PER_SAMPLE, ()), MAX_BITS, MAX_BITS) - 1
+    white = 2 ** min(tags.get(BITS_PER_SAMPLE, (MAX_BITS,))[0], MAX_BITS) - 1
     values = np.asarray(image)
     if values.min() < 0 or values.max() > white:
         raise ValueError("its gray values are no 16-bit ones; convert it to 8 or 16 bits")

@@ -11,7 +11,7 @@ from ita.errors import UserError
 from ita.files import write_atomically
 from ita.predictor.annotations import coco_annotation, encode_rle, supervision_detections
 from ita.predictor.segments import Segment
-from ita.reports.label_maps import encode_label_png
+from ita.reports.label_maps import describe_label_map, encode_label_png
 from ita.reports.pictures import draw_segmentation, encode_picture, write_picture
 from ita.results import LabelMap
 
@@ -111,21 +111,8 @@ class Segmentation(LabelMap):
             ``class_index``, ``name``, ``score``, ``box`` (x0, y0, x1, y1), ``area``, ``is_thing``
             and ``mask``, compressed RLE with its counts as text.
         """
-        height, width = self.label_map.shape
-        pixels = np.bincount(self.label_map.ravel(), minlength=len(self.class_list))
-        present = [int(i) for i in np.argsort(-pixels, kind="stable") if pixels[i]]
         return {
-            "height": height,
-            "width": width,
-            "classes": [
-                {
-                    "index": i,
-                    "name": self.names[i],
-                    "pixels": int(pixels[i]),
-                    "fraction": float(pixels[i] / self.label_map.size),
-                }
-                for i in present
-            ],
+            **describe_label_map(self.label_map, self.names),
             "dominant": [category._asdict() for category in self.dominant],
             "segments": None
             if self.segments is None

@@ -53,10 +53,18 @@ def describe_label_map(labels: np.ndarray, names: Sequence[str]) -> dict[str, An
         names: names of the C classes.
 
     Returns:
-        ``height``, ``width`` and ``classes``, those present with their numbers of pixels, largest
-        first.
+        ``height``, ``width`` and ``classes``, those present, largest first, with ``index``,
+        ``name``, ``pixels`` and ``fraction`` of the image.
     """
     pixels = np.bincount(labels.ravel(), minlength=len(names))
     present = [i for i in np.argsort(-pixels, kind="stable").tolist() if pixels[i]]
-    classes = [{"index": i, "name": names[i], "pixels": int(pixels[i])} for i in present]
+    classes = [
+        {
+            "index": i,
+            "name": names[i],
+            "pixels": int(pixels[i]),
+            "fraction": float(pixels[i] / labels.size),
+        }
+        for i in present
+    ]
     return {"height": labels.shape[0], "width": labels.shape[1], "classes": classes}

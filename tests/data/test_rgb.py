@@ -47,7 +47,6 @@ def set_tag(path, tag, old, new):
         ("RGBA", ".webp"),
         ("RGBA", ".tif"),
         ("CMYK", ".tif"),
-        ("YCbCr", ".tif"),
         ("YCbCr", ".jpg"),
     ],
 )
