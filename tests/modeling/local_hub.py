@@ -23,8 +23,8 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         files: content of each file by name.
-        requests: method and file name of each request, in order.
-        paths: path of each request.
+        requests: method and file name of each request for a file, in order.
+        paths: path of each of them.
         failing: whether all requests are refused.
     """
 
@@ -48,8 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.path.rpartition("/")[2]
 
     def _answer(self, body):
-        self.server.requests.append((self.command, self._name))
-        self.server.paths.append(self.path)
+        if not self.path.startswith("/api/"):  # the client asks about itself once per process
+            self.server.requests.append((self.command, self._name))
+            self.server.paths.append(self.path)
         content = self.server.files.get(self._name)
         if self.server.failing:
             self.send_response(503)
