@@ -11,8 +11,8 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 CLASS_LISTS = PACKAGE / "class_lists"
 INVALID_NAME = "invalid_class_id"
 LIST_SUFFIX = ".txt"
+_ID = re.compile(r"\s*\d+\s*:")
 
 
 @dataclass(frozen=True)
@@ -176,18 +177,37 @@ def choose_classes(text: str) -> ClassList:
 
     Args:
         text: ``"cat, kitten; sofa"`` (synonyms separated by commas, classes by semicolons), the
-            path of a class list file, or the bare name of a packaged list.
+            path of a class list file, with or without ids, or the bare name of a packaged list.
 
     Raises:
         UserError: no class, a class without a name, or an invalid class list file.
     """
     # os.path.isfile, since Path.is_file raises OSError for a text that is too long for a file name.
     if os.path.isfile(find_class_list(text)) or Path(text).suffix == LIST_SUFFIX:
+        lines = [line for line in _read_lines(find_class_list(text)) if _is_entry(line)]
+        if lines and not any(_ID.match(line) for line in lines):
+            return ClassList.from_strings(text, lines)
         return read_class_list(text)
     if not {";", ","} & set(text) and (hint := did_you_mean(text, shipped_class_lists())):
         raise UserError(f"no class list {text}; {hint} (for a class of this name: '{text};')")
     classes = [part for part in text.split(";") if part.strip()]
     return ClassList.from_strings("given classes", classes)
+
+
+def mark_things(class_list: ClassList, names: Sequence[str]) -> ClassList:
+    """Mark classes as things, by any of their names; all others are stuff.
+
+    Raises:
+        UserError: a name is that of no class.
+    """
+    things = set()
+    for name in names:
+        found = {i for i, synonyms in enumerate(class_list.classes) if name in synonyms}
+        if not found:
+            hint = did_you_mean(name, class_list.synonyms) or "name classes of the list"
+            raise UserError(f"thing {name!r} is not a class; {hint}")
+        things |= found
+    return replace(class_list, things=frozenset(things))
 
 
 def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
@@ -201,7 +221,7 @@ def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
     classes: dict[int, tuple[str, ...]] = {}
     seen_at: dict[int | tuple[str, ...], int] = {}
     for number, line in enumerate(_read_lines(path), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
+        if not _is_entry(line):
             continue
         label_id, names = _parse_line(line, f"{path}:{number}")
         if names == (INVALID_NAME,):
@@ -219,6 +239,10 @@ def parse_class_list(path: str | Path) -> dict[int, tuple[str, ...]]:
 def format_class_list(class_list: ClassList) -> str:
     """Format a class list as the text of a file, with the indices of the classes as ids."""
     return "".join(f"{i}: {', '.join(names)}\n" for i, names in enumerate(class_list.classes))
+
+
+def _is_entry(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
 def _read_lines(path: Path) -> list[str]:

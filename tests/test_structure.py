@@ -13,6 +13,7 @@ ROOMS = (
     "cli",
     "toy",
     "export",
+    "media",
     "predictor",
     "engine",
     "runtime",
@@ -30,6 +31,7 @@ ROOMS = (
     "classes",
     "progress",
     "files",
+    "extras",
     "errors",
 )
 MODULES = sorted((ROOT / "ita").glob("**/*.py"))

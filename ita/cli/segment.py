@@ -1,19 +1,20 @@
-r"""Segment images into classes given as words.
+r"""Segment images and videos into classes given as words.
 
     ita segment photo.jpg --classes "cat, kitten; sofa; wall" --output out/ \
         --config-file configs/... --weights model.pth
-    ita segment scenes/ 'more/*.png' --classes "red circle; grass" --output out/
+    ita segment photos/ clip.mp4 'more/*.png' --classes ade150 --task panoptic --output out/
 
-IMAGE is a file, a folder of images or a pattern. For each image, two files are written to the
-output folder: its label map of class indices from 0, as PNG, and STEM_overlay.png, the image with
-its classes in color over a legend; classes.json names the classes of the indices. Without
---config-file, the toy model of the package is used, which knows drawn shapes only.
+FILE is an image, a video, a folder of them or a pattern. For each image STEM, the output folder
+gets STEM.png, the label map of class indices from 0; STEM_overlay.png, the image with its classes
+in color over a legend; and STEM.json, the classes, dominant categories and segments. For a video
+these are a folder STEM of label maps, STEM_overlay.mp4, without sound, and STEM.jsonl with a line
+per frame. classes.json names the classes of the indices. Without --config-file, the toy model of
+the package is used, which knows drawn shapes only.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +25,44 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ita.classes import ClassList
-    from ita.results import LabelMap
+    from ita.media import SegmentImage
+    from ita.predictor import Segmentation
 
+TASKS = ("semantic", "panoptic", "instance")
+# Of instances, which Detectron2's demos also use.
+MIN_SCORE = 0.5
 RUNTIMES = ("torch", "onnx")
-CLASSES_FILE = "classes.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="image files, folders, patterns")
+    add("files", nargs="+", metavar="FILE", help="images, videos, folders, patterns")
     add(
         "--classes",
         required=True,
         metavar="CLASSES",
         help='"cat, kitten; sofa": synonyms separated by commas, classes by semicolons; or the '
         "path of a class list file; or the name of a built-in class list, such as ade150",
+    )
+    add(
+        "--task",
+        choices=TASKS,
+        default=TASKS[0],
+        help="what overlay and JSON show: the class of each pixel (semantic, default), one segment "
+        "per thing and per stuff class (panoptic), or things only (instance)",
+    )
+    add(
+        "--things",
+        metavar="CLASSES",
+        help='"cat; dog": classes of which each object is a segment (default: those of the '
+        "benchmark for a built-in class list, else all)",
+    )
+    add(
+        "--min-score",
+        type=float,
+        metavar="S",
+        help=f"lowest score of the segments of --task instance, in 0-1 (default: {MIN_SCORE})",
     )
     add("--output", required=True, type=Path, metavar="DIR", help="output folder")
     add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
@@ -62,103 +85,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=RUNTIMES[0],
         help="library that runs the model: torch (default), or onnx for an exported one",
     )
-    add("--json", action="store_true", help="print a line of JSON per image, for other programs")
+    add("--json", action="store_true", help="print a line of JSON per file, for other programs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Segment the images one by one; unreadable ones are reported and skipped."""
+    """Segment the files one by one; unreadable ones are reported and skipped."""
     with garbage_collection_paused():
         from tqdm import tqdm
 
-        from ita.classes import choose_classes
-        from ita.data.image_files import find_images
-        from ita.data.reading import read_image
+        from ita.data.image_files import IMAGE_SUFFIXES, find_files
+        from ita.data.videos import VIDEO_SUFFIXES
         from ita.files import write_atomically
-        from ita.reports.label_maps import (
-            describe_label_map,
-            encode_classes_json,
-            encode_label_png,
-        )
-        from ita.reports.pictures import draw_segmentation, write_picture
+        from ita.media import CLASSES_FILE, plan_outputs, segment_file
+        from ita.progress import show_progress
+        from ita.reports.label_maps import encode_classes_json
 
-    outputs = plan_outputs(find_images(options.images), options.output)
-    classes = choose_classes(options.classes)
-    segment = load_model(options)
+    files = find_files(options.files, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+    outputs = plan_outputs(files, options.output)
+    classes = choose_class_list(options)
+    segment = load_model(options, classes)
     write_atomically(options.output / CLASSES_FILE, encode_classes_json(classes))
     failed: list[Path] = []
-    # No bar for one image, nor (by None) where there is no terminal.
-    bar = tqdm(outputs.items(), unit="image", disable=True if len(outputs) == 1 else None)
-    for path, (label_file, overlay_file) in bar:
+    # No bar for one file, nor (by None) where there is no terminal.
+    bar = tqdm(outputs.items(), unit="file", disable=True if len(outputs) == 1 else None)
+    for path, written in bar:
         try:
-            image = read_image(str(path))
-            labels = segment(image, classes).label_map
+            described = segment_file(path, written, segment, show_progress)
         except UserError as error:
             bar.clear()
             sys.stderr.write(f"error: {error}\n")
             failed.append(path)
             continue
-        write_atomically(label_file, encode_label_png(labels, len(classes)))
-        write_picture(draw_segmentation(image, labels, classes.names), overlay_file)
-        line = f"{path}: {label_file}, {overlay_file}"
-        if options.json:
-            files = {"image": path, "label_map": label_file, "overlay": overlay_file}
-            described = describe_label_map(labels, classes.names)
-            line = json.dumps({**{k: str(v) for k, v in files.items()}, **described})
         bar.clear()
-        sys.stdout.write(f"{line}\n")
+        line = ", ".join(map(str, vars(written).values()))
+        sys.stdout.write(f"{json.dumps(described) if options.json else f'{path}: {line}'}\n")
         sys.stdout.flush()
     if failed:
         names = "".join(f"\n  {path}" for path in failed) if len(outputs) > 1 else ""
-        sys.stderr.write(f"{len(failed)} of {len(outputs)} images could not be read{names}\n")
+        sys.stderr.write(f"{len(failed)} of {len(outputs)} files could not be segmented{names}\n")
     return int(bool(failed))
 
 
-def load_model(
-    options: argparse.Namespace,
-) -> "Callable[[np.ndarray, ClassList], LabelMap]":
-    """Load the model that the options name.
+def choose_class_list(options: argparse.Namespace) -> "ClassList":
+    """Return the classes that the options name, with their things."""
+    from dataclasses import replace
 
-    Returns:
-        Function of an image, uint8 RGB [H, W, 3], and classes.
-    """
+    from ita.classes import choose_classes, mark_things
+    from ita.data.catalogue import things_of_list
+
+    classes = choose_classes(options.classes)
+    if options.things is None:
+        return replace(classes, things=things_of_list(classes.name))
+    if options.task == TASKS[0]:
+        raise UserError("--things needs --task panoptic or --task instance")
+    return mark_things(classes, [t.strip() for t in options.things.split(";") if t.strip()])
+
+
+def load_model(options: argparse.Namespace, classes: "ClassList") -> "SegmentImage":
+    """Load the model that the options name, as a function that segments an image."""
+    if options.min_score is not None and options.task != "instance":
+        raise UserError("--min-score needs --task instance")
     if options.runtime == "onnx":
-        own = {"--config-file": options.config_file, "--device": options.device}
-        own["--precision"] = options.precision != "auto"
-        if given := [name for name, value in own.items() if value]:
-            raise UserError(f"{given[0]} does not apply to --runtime onnx")
-        if not options.weights:
-            raise UserError("--runtime onnx needs --weights DIR, the folder that ita export wrote")
-        from ita.runtime import load_onnx
-
-        return load_onnx(options.weights).segment
+        return load_exported(options, classes)
     if options.config_file is None and options.weights:
         raise UserError("--weights needs the --config-file of its model")
     if options.config_file is None:
         sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
     with garbage_collection_paused():
+        from ita.media import keep_sure
         from ita.predictor import load
 
     model = load(options.config_file, options.weights, options.device, precision=options.precision)
-    return model.segment
+    panoptic, instances = options.task == "panoptic", options.task == "instance"
+    least = MIN_SCORE if options.min_score is None else options.min_score
+
+    def segment(image: "np.ndarray") -> "Segmentation":
+        result = model.segment(image, classes, panoptic=panoptic, instances=instances)
+        return keep_sure(result, least) if instances else result
+
+    return segment
 
 
-def plan_outputs(images: Sequence[Path], folder: Path) -> dict[Path, tuple[Path, Path]]:
-    """Label map and overlay of each image.
+def load_exported(options: argparse.Namespace, classes: "ClassList") -> "SegmentImage":
+    """Load an exported model; see :func:`load_model`."""
+    own = {
+        "--config-file": options.config_file,
+        "--device": options.device,
+        "--precision": options.precision != "auto",
+        f"--task {options.task}": options.task != TASKS[0],
+    }
+    if given := [name for name, value in own.items() if value]:
+        raise UserError(f"{given[0]} does not apply to --runtime onnx")
+    if not options.weights:
+        raise UserError("--runtime onnx needs --weights DIR, the folder that ita export wrote")
+    from ita.predictor import Segmentation
+    from ita.runtime import load_onnx
 
-    Raises:
-        UserError: an output is an input, or the output of two images.
-    """
-    outputs = {p: (folder / f"{p.stem}.png", folder / f"{p.stem}_overlay.png") for p in images}
-    inputs = {path.resolve(): path for path in images}
-    writers: dict[Path, Path] = {}
-    for image, files in outputs.items():
-        for file in files:
-            if file.resolve() in inputs:
-                raise UserError(f"{file} would replace an image; choose another --output")
-            if (other := writers.setdefault(file, image)) is not image:
-                raise UserError(
-                    f"{other} and {image} would write the same file {file}; segment them into "
-                    "different folders"
-                )
-    return outputs
+    model = load_onnx(options.weights)
+
+    def segment(image: "np.ndarray") -> Segmentation:
+        return Segmentation(model.segment(image, classes).label_map, classes, image)
+
+    return segment

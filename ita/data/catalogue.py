@@ -360,3 +360,8 @@ def other_names(name: str) -> tuple[str, ...]:
     """Names that stand for the same data sets as a name, or for a part of them."""
     same = (other for other, families in OTHER_NAMES.items() if families == (name,))
     return (*OTHER_NAMES.get(name, ()), *same)
+
+
+def things_of_list(class_list: str) -> frozenset[int]:
+    """Indices of the thing classes of a packaged class list; empty for lists without such marks."""
+    return frozenset(i for row in CATALOGUE if row.class_list == class_list for i in row.things)

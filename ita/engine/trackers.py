@@ -11,9 +11,9 @@ from typing import Any
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from ita.errors import UserError
+from ita.extras import optional_module
 from ita.files import write_atomically
 from ita.modeling.storage import reason
-from ita.runtime.optional import optional_module
 
 logger = logging.getLogger(__name__)
 

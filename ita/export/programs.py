@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ita.errors import UserError
+from ita.extras import optional_module
 from ita.modeling.ops.plain import plain_operators
 from ita.modeling.storage import reason
 from ita.runtime.export_files import ONNX_SUFFIX, TORCH_SUFFIX
-from ita.runtime.optional import optional_module
 
 # The first version of ONNX in which GridSample and Resize have their present form.
 OPSET = 20

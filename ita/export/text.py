@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from ita.extras import optional_module
 from ita.modeling.clip import FrozenCLIP, encode_trimmed_tokens
 from ita.modeling.clip_tokens import WarningTokenizer
 from ita.modeling.text_prefixes import can_share_prefixes
 from ita.runtime.clip_tokenizer import ClipTokenizer, as_array
-from ita.runtime.optional import optional_module
 
 # CLIP's words: contractions, letters, single digits, and everything else that is no space.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

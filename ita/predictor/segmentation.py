@@ -126,16 +126,24 @@ class Segmentation(LabelMap):
         return encode_picture(self._picture(), ".png")
 
     def _picture(self) -> np.ndarray:
-        return draw_segmentation(self.image, self.label_map, self.names, self._segment_ids())
+        classes, segment_ids = self.drawn_maps()
+        return draw_segmentation(self.image, classes, self.names, segment_ids)
 
-    def _segment_ids(self) -> np.ndarray | None:
-        """Number of the segment at each pixel, 0 for none; of several that of the best score."""
+    def drawn_maps(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what drawings show: the segments if requested, else the label map.
+
+        Returns:
+            Class of each pixel, int64 [H, W], -1 outside all segments; and the number of its
+            segment, from 1, int32 [H, W], 0 for none, or None without segments. Of segments that
+            overlap, the one of the best score is shown.
+        """
         if self.segments is None:
-            return None
+            return self.label_map, None
+        classes = np.full(self.label_map.shape, -1, np.int64)
         ids = np.zeros(self.label_map.shape, np.int32)
-        for number in range(len(self.segments), 0, -1):
-            ids[self.segments[number - 1].mask] = number
-        return ids
+        for number, segment in reversed([*enumerate(self.segments, start=1)]):
+            classes[segment.mask], ids[segment.mask] = segment.class_index, number
+        return classes, ids
 
     def _requested_segments(self, method: str) -> tuple[Segment, ...]:
         if self.segments is None:

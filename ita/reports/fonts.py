@@ -46,7 +46,7 @@ class Lettering:
 
     def __init__(self, size: int) -> None:
         """Draw in fonts of ``size`` pixels per em."""
-        self._size = size
+        self.size = size
         # One baseline for all fonts: how far that of Pillow's is below the middle of a line.
         font = _load(PILLOW_FONT, size)
         self._baseline = font.getbbox("x", anchor="lm")[3] - font.getbbox("x", anchor="ls")[3]
@@ -61,14 +61,31 @@ class Lettering:
         position: tuple[float, float],
         text: str,
         color: tuple[int, int, int],
+        outline: tuple[int, int, int] | None = None,
     ) -> None:
-        """Draw a line; ``position`` (x, y) is the middle of its left edge in pixels."""
+        """Draw a line.
+
+        Args:
+            canvas: where to draw.
+            position: (x, y), the middle of its left edge in pixels.
+            text: the line.
+            color: RGB color.
+            outline: RGB color around the letters, or None.
+        """
         x, y = position
-        canvas.text((x, y + self._baseline), text, color, self._font(text), anchor="ls")
+        canvas.text(
+            (x, y + self._baseline),
+            text,
+            color,
+            self._font(text),
+            anchor="ls",
+            stroke_width=0 if outline is None else max(1, self.size // 8),
+            stroke_fill=outline,
+        )
 
     def _font(self, text: str) -> ImageFont.FreeTypeFont:
         path, _ = choose_font(text)
-        return _load(path, self._size)
+        return _load(path, self.size)
 
 
 @functools.lru_cache(maxsize=4096)

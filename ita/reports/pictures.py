@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.evaluation import DatasetEvaluator
@@ -163,7 +164,7 @@ def draw_segmentation(
 
     Args:
         image: uint8 [H, W, 3] RGB.
-        labels: int64 [H, W] indices into ``names``.
+        labels: int64 [H, W] indices into ``names``; -1 without a class.
         names: names of all classes; the legend adds the index where a name repeats.
         segments: int [H, W] segment ids whose borders are drawn, or None.
 
@@ -173,6 +174,44 @@ def draw_segmentation(
     colors = np.array(palette(len(names)), dtype=np.uint8)
     panel = Panel("segmentation", labels, segments)
     return draw_panels(image, [panel], distinct_names(names, range(len(names))), colors)
+
+
+def draw_frame(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    segments: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw a label map over a frame of a video, with the names of the classes in their regions.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        labels: int64 [H, W] indices into ``names``; -1 without a class.
+        names: names of all classes.
+        segments: int [H, W] segment ids whose borders are drawn, or None.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    warn_of_layout(names)
+    colors = np.array(palette(len(names)), dtype=np.uint8)
+    painted = Image.fromarray(_paint(Image.fromarray(image), Panel("", labels, segments), colors))
+    draw = ImageDraw.Draw(painted)
+    lettering = Lettering(max(12, min(image.shape[:2]) // 30))
+    for class_id in np.unique(labels[labels >= 0]):
+        x, y, radius = _inner_circle(labels == class_id)
+        name = names[class_id]
+        if 2 * radius >= lettering.size:
+            left = min(max(x - lettering.length(name) / 2, 0), image.shape[1])
+            lettering.draw(draw, (left, y), name, INK, outline=BACKGROUND)
+    return np.asarray(painted)
+
+
+def _inner_circle(mask: np.ndarray) -> tuple[int, int, float]:
+    """Center (x, y) and radius, in pixels, of a largest circle within a mask, bool [H, W]."""
+    distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)
+    _, radius, _, (x, y) = cv2.minMaxLoc(distance)
+    return x - 1, y - 1, radius
 
 
 def distinct_names(names: Sequence[str], ids: Sequence[int]) -> list[str]:

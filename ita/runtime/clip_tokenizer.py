@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ita.errors import UserError
-from ita.runtime.optional import optional_module
+from ita.extras import optional_module
 
 
 class ClipTokenizer:

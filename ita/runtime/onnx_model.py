@@ -11,6 +11,7 @@ from PIL import Image
 from ita.classes import ClassList
 from ita.data.reading import as_rgb
 from ita.errors import UserError
+from ita.extras import optional_module
 from ita.results import LabelMap
 from ita.runtime.clip_tokenizer import ClipTokenizer
 from ita.runtime.export_files import (
@@ -24,7 +25,6 @@ from ita.runtime.export_files import (
     read_description,
     read_vocabulary,
 )
-from ita.runtime.optional import optional_module
 from ita.runtime.text_features import NameEncoder
 from ita.runtime.tile_labels import Frame, label_map
 

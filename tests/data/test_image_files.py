@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ita.data.image_files import find_images
+from ita.data.image_files import find_files
 from ita.errors import UserError
 
 
@@ -28,11 +28,14 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_words_become_files(folder, words, found):
-    assert [str(path) for path in find_images(words)] == found
+    assert [str(path) for path in find_files(words)] == found
 
 
 def test_words_without_images_are_named(folder, tmp_path):
     (tmp_path / "empty").mkdir()
-    for word, message in (("empty", "empty contains no images"), ("*.tif", r"no image matches \*")):
+    for word, message in (
+        ("empty", "empty contains no file of a known format"),
+        ("*.tif", r"no file .* matches \*"),
+    ):
         with pytest.raises(UserError, match=message):
-            find_images([word])
+            find_files([word])

@@ -184,11 +184,18 @@ def test_show_opens_the_viewer(panoptic, monkeypatch):
     assert image.size == panoptic.to_image().size
 
 
-def test_borders_of_segments_are_drawn(panoptic, instances):
+def test_drawings_show_the_segments(panoptic, instances):
     for result in (panoptic, instances):
-        plain = replace(result, segments=None).to_image()
-        assert plain.size == result.to_image().size
-        assert (np.asarray(plain) != np.asarray(result.to_image())).any()
+        classes, ids = result.drawn_maps()
+        covered = np.any([segment.mask for segment in result.segments], axis=0)
+        assert ((classes >= 0) == covered).all()
+        assert ((ids > 0) == covered).all()
+        first = result.segments[0]  # the best one lies above all others
+        assert (classes[first.mask] == first.class_index).all()
+        plain = replace(result, segments=None)
+        assert plain.drawn_maps()[1] is None
+        drawn, without = np.asarray(result.to_image()), np.asarray(plain.to_image())
+        assert drawn.shape != without.shape or (drawn != without).any()
 
 
 def test_label_pngs_are_read_back(panoptic, tmp_path):

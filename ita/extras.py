@@ -1,4 +1,4 @@
-"""Import of libraries that belong to the package's extras."""
+"""Import of libraries that only the package's extras install."""
 
 import importlib
 from types import ModuleType
