@@ -151,6 +151,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.AMP.DTYPE = "auto"
     # TF32 in the float32 matrix products and convolutions of training, on GPUs.
     cfg.SOLVER.TF32 = True
+    # Use operators that give equal bits in every run, on GPUs too, where they are slower.
+    cfg.SOLVER.DETERMINISTIC = False
     # Tracker that gets the scalars of a training besides TensorBoard: "" for none, "wandb" or
     # "trackio", which need the package's extra of that name (docs/training.md).
     cfg.SOLVER.TRACKER = ""

@@ -1,18 +1,20 @@
-"""Detectron2's data loaders, with user errors passed on unchanged."""
+"""Data loaders of training and evaluation, with user errors passed on unchanged."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from detectron2.data import (
     DatasetCatalog,
+    DatasetFromList,
     MetadataCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
 )
-from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
 
+from ita.data.order import ImageOrder, Place, draw_seed, seed_all
 from ita.data.records import Record
 from ita.data.registration import check_registered
 from ita.errors import UserError
@@ -36,16 +38,22 @@ def build_train_loader(
     total_batch_size: int,
     num_workers: int,
     seed: int | None = None,
+    start: int = 0,
     pin_memory: bool = False,
 ) -> "RecordLoader":
     """Build an endless loader of this process's batches, reshuffled every epoch.
+
+    What the loader yields is a function of ``seed`` and the position in the run. The mapper gets
+    its random numbers from the global generators of Python, NumPy and PyTorch, which are seeded for
+    each image.
 
     Args:
         dataset_names: registered data sets with the same class list; their images are joined.
         mapper: may return None to skip an image; another one takes its place.
         total_batch_size: images per step over all processes.
         num_workers: data loader workers per training process; 0 loads in the process itself.
-        seed: shuffling seed; None draws one that all processes share.
+        seed: seed of order and augmentation; None draws one that all processes share.
+        start: number of images, over all processes, that the run has seen before.
         pin_memory: copy batches to pinned memory, from which copies to a GPU do not block.
 
     Raises:
@@ -60,13 +68,16 @@ def build_train_loader(
             f"among {world_size} processes; use a multiple of {world_size}"
         )
     records = _load_records(dataset_names)
-    loader = build_detection_train_loader(
-        records,
-        mapper=_ReturnErrors(mapper, len(records)),
-        sampler=TrainingSampler(len(records), seed=seed),
-        total_batch_size=total_batch_size,
-        aspect_ratio_grouping=False,  # the mapper returns squares of one size
+    seed = comm.shared_random_seed() if seed is None else seed
+    order = ImageOrder(
+        len(records), seed=seed, start=start, rank=comm.get_rank(), world_size=world_size
+    )
+    loader: DataLoader[Any] = DataLoader(
+        _PlacedImages(records, mapper, seed),
+        batch_size=total_batch_size // world_size,
+        sampler=order,
         num_workers=num_workers,
+        collate_fn=_as_it_is,
         pin_memory=pin_memory,
     )
     return RecordLoader(loader, len(records))
@@ -80,7 +91,7 @@ def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) ->
     """
     records = _load_records([dataset_name])
     loader = build_detection_test_loader(
-        records, mapper=_ReturnErrors(mapper, len(records)), num_workers=num_workers
+        records, mapper=_ReturnErrors(mapper), num_workers=num_workers
     )
     return RecordLoader(loader, len(records))
 
@@ -95,21 +106,43 @@ class _Failure:
 class _ReturnErrors:
     """Mapper that returns UserErrors, since torch would embed a raised one in a traceback."""
 
-    def __init__(self, mapper: Mapper, num_images: int) -> None:
+    def __init__(self, mapper: Mapper) -> None:
         self._mapper = mapper
-        self._num_images = num_images
-        self._skipped_in_a_row = 0
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any] | _Failure | None:
         try:
-            mapped = self._mapper(record)
+            return self._mapper(record)
         except UserError as error:
             return _Failure(str(error))
-        self._skipped_in_a_row = 0 if mapped is not None else self._skipped_in_a_row + 1
-        # Detectron2 tries each image once before it has none left.
-        if self._skipped_in_a_row >= self._num_images:
-            return _Failure(f"none of the {self._num_images} training images has a usable label")
-        return mapped
+
+
+class _PlacedImages(Dataset[Any]):
+    """Training images by their place in a run: the same place gives the same result."""
+
+    def __init__(self, records: list[Record], mapper: Mapper, seed: int) -> None:
+        # Serialized once, in memory that data loader workers share.
+        self._records = DatasetFromList(records, copy=False)
+        self._mapper, self._seed = _ReturnErrors(mapper), seed
+
+    def __getitem__(self, place: Place) -> dict[str, Any] | _Failure:
+        for attempt, index in enumerate(self._candidates(place)):
+            seed_all(draw_seed(self._seed, place.position, attempt))
+            mapped = self._mapper(self._records[index])
+            if mapped is not None:
+                return mapped
+        return _Failure(f"none of the {len(self._records)} training images has a usable label")
+
+    def _candidates(self, place: Place) -> Iterator[int]:
+        """Yield the image of a place, and those that replace it, one after another, in need."""
+        yield place.image
+        generator = np.random.default_rng((self._seed, place.position))
+        for index in generator.permutation(len(self._records)).tolist():
+            if index != place.image:
+                yield index
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 class RecordLoader(Iterable[Batch]):

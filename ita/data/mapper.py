@@ -2,7 +2,6 @@
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -143,14 +142,6 @@ class SharedCounter:
         """Add one."""
         with self._count.get_lock():
             self._count.value += 1
-
-    # Detectron2 sends mappers to spawned workers by cloudpickle, which does not support shared
-    # memory.
-    def __getstate__(self) -> bytes:
-        return bytes(ForkingPickler.dumps(self._count))
-
-    def __setstate__(self, state: bytes) -> None:
-        self._count = ForkingPickler.loads(state)
 
 
 class InferenceMapper:

@@ -144,11 +144,12 @@ def choose_seed(cfg: CfgNode) -> None:
     logger.info("SEED %d%s", cfg.SEED, " was drawn; set it to reproduce the run" if drawn else "")
 
 
-def seed_process(cfg: CfgNode, offset: int = 0) -> None:
+def seed_process(cfg: CfgNode) -> None:
     """Seed all random number generators of this process from ``SEED``, differently per rank.
+
+    Initial weights follow from it; a training seeds its images and steps for themselves.
 
     Args:
         cfg: config with ``SEED``; a negative seed draws different numbers in every run.
-        offset: distinguishes runs with the same seed, such as a resumed run from its first part.
     """
-    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank() + offset)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())

@@ -110,6 +110,7 @@ class OptimizerStep:
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
+            "overflows_in_a_row": self._overflows_in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -118,6 +119,7 @@ class OptimizerStep:
         if state["grad_scaler"]:
             self.scaler.load_state_dict(state["grad_scaler"])
         self.skipped = state["skipped"]
+        self._overflows_in_a_row = state.get("overflows_in_a_row", 0)
 
     def _backward(
         self, batch: list[dict[str, Any]], count: int, *, synchronize: bool

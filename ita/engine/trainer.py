@@ -29,7 +29,7 @@ from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput, 
 from ita.engine.loading import source_of_list
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
-from ita.engine.setup import seed_process
+from ita.engine.state import RunState, deterministic, seed_step
 from ita.engine.step import OptimizerStep
 from ita.engine.trackers import TrackerWriter, require_tracker
 from ita.errors import UserError
@@ -88,6 +88,7 @@ class Trainer(TrainerBase):
         self.best: BestCheckpoint | None = None
         if cfg.TEST.BEST_METRIC and self.test_sets and comm.is_main_process():
             self.best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
+        self.state = RunState(comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED)
         self.data_loader: RecordLoader | None = None
         # Set once CLIP's weights are final.
         self._text: TextEncoder | None = None
@@ -127,16 +128,14 @@ class Trainer(TrainerBase):
             )
             self._evaluate()
             return self.results
-        # Seed again, so that models with the same seed see the same images, no matter how many
-        # random numbers their initialization used.
-        seed_process(self.cfg, offset=self.start_iter)
         self._text = self.encode_classes()
         outputs = self._build_outputs()
         self.register_hooks(outputs)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
         precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
-        with EventStorage(self.start_iter) as self.storage, precision:
+        exactness = deterministic(self.cfg.SOLVER.DETERMINISTIC)
+        with EventStorage(self.start_iter) as self.storage, precision, exactness:
             try:
                 self._run()
             except BaseException:
@@ -163,7 +162,9 @@ class Trainer(TrainerBase):
         """Fetch the micro-batches of a step, update the weights and record the measurements."""
         start = time.perf_counter()
         batches = [next(self._batches) for _ in range(self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS)]
+        seed_step(self.state.seed, self.iter, comm.get_rank())
         report = self.step(batches, data_time=time.perf_counter() - start, iteration=self.iter)
+        self.state.position += self.cfg.SOLVER.IMS_PER_BATCH
         measured = {"total_loss": sum(report.losses.values()), **report.losses}
         measured["data_time"] = report.data_time
         if not report.skipped:
@@ -177,25 +178,38 @@ class Trainer(TrainerBase):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """State of iteration, schedule (in its hook), optimizer and loss scale."""
-        return {**super().state_dict(), "step": self.step.state_dict()}
+        """State of iteration, schedule (in its hook), optimizer, loss scale, seed and position."""
+        own = {"step": self.step.state_dict(), "run": self.state.state_dict()}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load the state of another run."""
         super().load_state_dict(state_dict)
         self.step.load_state_dict(state_dict["step"])
+        if "run" in state_dict:
+            self.state.load_state_dict(state_dict["run"])
+        else:
+            self.state.position = (self.iter + 1) * self.cfg.SOLVER.IMS_PER_BATCH
+            logger.warning(
+                "the checkpoint is of a version without exact resumption: the run goes on with the "
+                "images of SEED %d from the same position on",
+                self.state.seed,
+            )
 
     def _build_data_loader(self) -> RecordLoader:
-        """Build an endless loader of this process's micro-batches; a resumed run reshuffles."""
+        """Build an endless loader of this process's micro-batches, from the run's position on."""
         solver = self.cfg.SOLVER
-        return build_train_loader(
+        loader = build_train_loader(
             self.cfg.DATASETS.TRAIN,
             self.mapper,
             total_batch_size=solver.IMS_PER_BATCH // solver.GRADIENT_ACCUMULATION_STEPS,
             num_workers=self.cfg.DATALOADER.NUM_WORKERS,
-            seed=None if self.cfg.SEED < 0 else self.cfg.SEED + self.start_iter,
+            seed=self.state.seed,
+            start=self.state.position,
             pin_memory=self.cfg.MODEL.DEVICE.startswith("cuda"),
         )
+        self.state.begin(loader.num_images, comm.get_world_size())
+        return loader
 
     @cached_property
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
