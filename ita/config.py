@@ -163,8 +163,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Metric by which model_best.pth is selected among the evaluations of a run, for example
     # "openvocab_ade20k_panoptic_val/panoptic_seg/PQ"; "" writes no such file.
     cfg.TEST.BEST_METRIC = ""
-    # Visualizations written by each evaluation: the first images with prediction, ground truth and
-    # a legend, which marks classes outside the training class list as unseen.
+    # Visualizations written by each evaluation, of so many of the first images and, by the mIoU of
+    # the image, of the best and of the worst: prediction, ground truth and a legend, which marks
+    # classes outside the training class list as unseen.
     cfg.TEST.NUM_PICTURES = 4
     # Write OUTPUT_DIR/report.html after each evaluation.
     cfg.TEST.REPORT = True

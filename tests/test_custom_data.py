@@ -121,7 +121,7 @@ def test_label_maps(examples):
     (name,) = evaluated["results"]
     assert name == "fields_val"
     result = evaluated["results"][name]
-    assert result.keys() == {"info", "sem_seg", "confusions", "dominant"}
+    assert result.keys() == {"info", "sem_seg", "confusions", "pictures", "dominant"}
     assert result["info"]["class_list"] == str(folder / "fields" / "classes.txt")
     assert result["info"]["images"] == 2
     assert result["sem_seg"]["classes_present"] == 3
@@ -131,7 +131,7 @@ def test_label_maps(examples):
 def test_panoptic_json(examples):
     result = examples[0][1]["results"]["pets_val"]
     tasks = {"sem_seg", "panoptic_seg", "segm", "dominant"}
-    assert result.keys() == {"info", "confusions", *tasks}
+    assert result.keys() == {"info", "confusions", "pictures", *tasks}
     assert result["info"]["images"] == NUM_IMAGES
 
 

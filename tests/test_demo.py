@@ -68,7 +68,7 @@ def test_it_writes_pictures_where_it_says(demo: tuple[Path, str]) -> None:
         re.search(r"^Pictures of predictions and ground truth: (.+)$", demo[1], re.MULTILINE)[1]
     )
     pictures = sorted(folder.glob("*.png"))
-    assert len(pictures) == 8
+    assert len(pictures) == 12  # four of the first, of the best and of the worst images
     assert all(min(Image.open(picture).size) > 128 for picture in pictures)
 
 

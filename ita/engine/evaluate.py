@@ -31,7 +31,7 @@ from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.progress import no_progress, show_progress
-from ita.reports.pictures import PicturesEvaluator
+from ita.reports.evaluated_pictures import PicturesEvaluator
 from ita.reports.run_report import write_report
 from ita.reports.tables import format_class_table, format_table, write_results
 from ita.segmenter import Segmenter
@@ -125,9 +125,7 @@ def evaluate(
 def _write_report(cfg: CfgNode) -> None:
     """Write the report of the results that are on disk; a failure must not lose a training run."""
     try:
-        path = write_report(
-            Path(cfg.OUTPUT_DIR), config=cfg.dump(), num_pictures=cfg.TEST.NUM_PICTURES
-        )
+        path = write_report(Path(cfg.OUTPUT_DIR), config=cfg.dump())
     except Exception as error:
         reason = " ".join(str(error).split())
         logger.warning("no report was written (%s: %s)", type(error).__name__, reason)
@@ -173,6 +171,9 @@ def prepare_evaluation(
     """
     metadata = MetadataCatalog.get(test_set.name)
     options = _options_for(cfg, metadata.evaluator_type)
+    pictures = None
+    if cfg.TEST.NUM_PICTURES and (options.semantic or options.panoptic):
+        pictures = _pictures_evaluator(cfg, model, test_set)
     evaluator = build_evaluator(
         test_set.name,
         test_set.class_list,
@@ -181,18 +182,24 @@ def prepare_evaluation(
         panoptic=options.panoptic,
         instance=options.instance,
         dominant=model.dominant is not None,
+        on_image=pictures.add_score if pictures else None,
     )
-    if cfg.TEST.NUM_PICTURES and (options.semantic or options.panoptic):
-        seen = tuple(test_set.class_list.seen(model.train_class_list))
-        folder = Path(cfg.OUTPUT_DIR) / "inference" / test_set.name / "pictures"
-        pictures = PicturesEvaluator(
-            metadata, test_set.class_list, seen, folder, cfg.TEST.NUM_PICTURES
-        )
+    if pictures:
         evaluator = DatasetEvaluators([evaluator, pictures])
     # Training and all evaluations share the encoded names, whatever the precision of each.
     with tf32(False, torch.device(cfg.MODEL.DEVICE)):
         vocabulary = model.make_vocabulary(test_set.class_list, text)
     return Segmenter(model, vocabulary, options), evaluator
+
+
+def _pictures_evaluator(cfg: CfgNode, model: ITA, test_set: TestSet) -> PicturesEvaluator:
+    return PicturesEvaluator(
+        MetadataCatalog.get(test_set.name),
+        test_set.class_list,
+        tuple(test_set.class_list.seen(model.train_class_list)),
+        Path(cfg.OUTPUT_DIR) / "inference" / test_set.name / "pictures",
+        cfg.TEST.NUM_PICTURES,
+    )
 
 
 @contextmanager

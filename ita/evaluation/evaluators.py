@@ -15,7 +15,7 @@ from ita.errors import UserError
 from ita.evaluation.hit_rate import DominantEvaluator
 from ita.evaluation.instance import InstanceEvaluator
 from ita.evaluation.panoptic import PanopticEvaluator
-from ita.evaluation.semantic import SemanticEvaluator, class_labels
+from ita.evaluation.semantic import ImageCallback, SemanticEvaluator, class_labels
 from ita.evaluation.truth import GroundTruth
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def build_evaluator(
     panoptic: bool,
     instance: bool,
     dominant: bool,
+    on_image: ImageCallback | None = None,
 ) -> DatasetEvaluators:
     """Build the evaluator of a registered data set for the requested tasks with ground truth.
 
@@ -51,6 +52,7 @@ def build_evaluator(
         instance: evaluate AP; requires ``json_file`` in the metadata.
         dominant: evaluate the hit rate of the dominant categories and the segments of their
             queries; requires a model with dominant categories.
+        on_image: called with each image of this process and its mIoU, if ``semantic``.
 
     Raises:
         UserError: class list and data set differ in the number of classes.
@@ -70,7 +72,7 @@ def build_evaluator(
     truth = GroundTruth(metadata, class_list)
     evaluators: list[DatasetEvaluator] = [InfoEvaluator(class_list, train_class_list, seen)]
     if semantic:
-        evaluators.append(SemanticEvaluator(truth, class_list, seen))
+        evaluators.append(SemanticEvaluator(truth, class_list, seen, on_image))
     if "panoptic_seg" in tasks:
         evaluators.append(PanopticEvaluator(metadata, truth, seen))
     if "segm" in tasks:

@@ -1,5 +1,6 @@
 """Semantic segmentation: confusion matrix, mIoU and related metrics."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ IOU_PREFIX = "IoU-"
 # Number of confused pairs of classes in the results.
 MAX_CONFUSIONS = 50
 
+# Takes the record of an image, the model's output and the image's mIoU (``image_miou``).
+ImageCallback = Callable[[Mapping[str, Any], Mapping[str, Any], float], None]
+
 
 class SemanticEvaluator(DatasetEvaluator):
     """mIoU, fwIoU, mACC, pACC and the IoU of each class, defined as in Detectron2's evaluator.
@@ -28,12 +32,20 @@ class SemanticEvaluator(DatasetEvaluator):
         truth: ground truth of the data set.
         class_list: class list in use, C classes.
         seen: [C], whether each class is seen in training.
+        on_image: called with each image of this process and its mIoU; None skips its computation.
     """
 
-    def __init__(self, truth: GroundTruth, class_list: ClassList, seen: tuple[bool, ...]) -> None:
+    def __init__(
+        self,
+        truth: GroundTruth,
+        class_list: ClassList,
+        seen: tuple[bool, ...],
+        on_image: ImageCallback | None = None,
+    ) -> None:
         self._truth = truth
         self._class_list = class_list
         self._seen = seen
+        self._on_image = on_image
         self.reset()
 
     def reset(self) -> None:
@@ -55,8 +67,11 @@ class SemanticEvaluator(DatasetEvaluator):
             UserError: prediction and label differ in size, or an id is outside the class list.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            label = self._truth.classes(record)
-            self._add(label_name(record), torch.from_numpy(label), output["label_map"])
+            prediction = output["label_map"]
+            label = torch.from_numpy(self._truth.classes(record)).to(prediction.device)
+            self._add(label_name(record), label, prediction)
+            if self._on_image:
+                self._on_image(record, output, image_miou(label, prediction, len(self._class_list)))
 
     def _add(self, name: str, label: torch.Tensor, prediction: torch.Tensor) -> None:
         if label.shape != prediction.shape:
@@ -71,11 +86,9 @@ class SemanticEvaluator(DatasetEvaluator):
             )
         device = prediction.device
         # Ignored pixels are -1. 32 bits hold the pairs of up to 46,000 classes.
-        pairs = (label.to(device) + 1) * len(self._class_list) + prediction.int()
-        one = torch.ones(1, dtype=torch.int64, device=device)
-        # Faster than torch.bincount with many classes, which makes another matrix.
+        pairs = (label + 1) * len(self._class_list) + prediction.int()
         self._confusion = self._confusion.to(device)
-        self._confusion.index_add_(0, pairs.flatten(), one.expand(pairs.numel()))
+        _count(self._confusion, pairs)
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
         """Sum the confusion matrices of all ranks.
@@ -94,6 +107,32 @@ class SemanticEvaluator(DatasetEvaluator):
             "sem_seg": semantic_metrics(total, self._class_list, self._seen),
             "confusions": {"pairs": most_confused(total, self._class_list)},
         }
+
+
+def image_miou(label: torch.Tensor, prediction: torch.Tensor, classes: int) -> float:
+    """Compute the mean IoU of one image in percent, over the classes in its label or prediction.
+
+    The mIoU of a data set is over the classes of its labels: an invented class costs it little,
+    but should show here.
+
+    Args:
+        label: int [h, w] class of each pixel, -1 where ignored.
+        prediction: integers [h, w], on the same device; void is no class.
+        classes: C.
+
+    Returns:
+        NaN if all pixels are ignored.
+    """
+    # Class 0 is that of ignored pixels and, among the correct ones, of wrong pixels.
+    true = label + 1
+    predicted = torch.where(label < 0, 0, prediction.int() + 1)
+    correct = torch.where(true == predicted, true, 0)
+    counts = torch.zeros(3, classes + 1, dtype=torch.int64, device=label.device)
+    for row, ids in zip(counts, (true, predicted, correct), strict=True):
+        _count(row, ids)
+    areas, predicted_areas, intersections = counts[:, 1:].cpu().double()
+    unions = areas + predicted_areas - intersections
+    return 100 * float((intersections / unions)[unions > 0].mean())
 
 
 def semantic_metrics(
@@ -170,6 +209,13 @@ def class_labels(class_list: ClassList) -> list[str]:
     """Label id and first name of each class, because first names may repeat."""
     pairs = zip(class_list.label_ids, class_list.names, strict=True)
     return [f"{label_id}:{name}" for label_id, name in pairs]
+
+
+def _count(counts: torch.Tensor, ids: torch.Tensor) -> None:
+    """Add the number of each id to ``counts``, int64 [N]."""
+    # Faster than torch.bincount, which also allocates another [N].
+    one = torch.ones(1, dtype=torch.int64, device=ids.device)
+    counts.index_add_(0, ids.flatten(), one.expand(ids.numel()))
 
 
 def _mean(values: np.ndarray) -> float:

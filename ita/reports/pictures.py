@@ -11,9 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage, has_event_storage
 from PIL import Image, ImageDraw
 
 from ita.classes import ClassList, palette
@@ -49,60 +46,6 @@ class Panel:
     title: str
     classes: np.ndarray
     segments: np.ndarray | None = None
-
-
-class PicturesEvaluator(DatasetEvaluator):
-    """Draws the first images of a data set, as an evaluator that composes with the metrics.
-
-    The choice of images does not depend on the number of processes, because Detectron2's inference
-    sampler assigns consecutive blocks of the data set to the ranks. With an open event storage
-    (evaluation during training), the pictures are also added to TensorBoard.
-    """
-
-    def __init__(
-        self,
-        metadata: Metadata,
-        class_list: ClassList,
-        seen: tuple[bool, ...],
-        folder: str | Path,
-        count: int,
-    ) -> None:
-        """Draw ``count`` pictures into ``folder``.
-
-        Args:
-            metadata: metadata of the data set.
-            class_list: class list in use, C classes.
-            seen: [C], whether each class is seen in training.
-            folder: output folder, created if needed.
-            count: number of pictures.
-        """
-        self._metadata = metadata
-        self._class_list = class_list
-        self._seen = seen
-        self._folder = Path(folder)
-        self._count = count
-        self._pictures: list[tuple[str, np.ndarray]] = []
-
-    def reset(self) -> None:
-        """Discard all pictures."""
-        self._pictures = []
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Draw the images until this rank has ``count`` pictures."""
-        for record, output in zip(inputs, outputs, strict=True):
-            if len(self._pictures) < self._count:
-                picture = draw_picture(record, output, self._metadata, self._class_list, self._seen)
-                self._pictures.append((Path(record["file_name"]).stem, picture))
-
-    def evaluate(self) -> None:
-        """Write the pictures on rank 0."""
-        gathered = comm.gather(self._pictures)
-        pictures = [picture for rank in gathered for picture in rank][: self._count]
-        for number, (stem, picture) in enumerate(pictures):
-            write_picture(picture, self._folder / f"{number:02d}_{stem}.png")
-            if has_event_storage():
-                tag = f"{self._metadata.name}/{number:02d}_{stem}"
-                get_event_storage().put_image(tag, picture.transpose(2, 0, 1))
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from PIL import Image
 from ita.evaluation.semantic import IOU_PREFIX
 from ita.files import write_atomically
 from ita.reports.curves import MIOU, draw_curves, read_curves
+from ita.reports.evaluated_pictures import BEST, FIRST, WORST
 from ita.reports.pages import render
 from ita.reports.result_files import RESULTS_FILE, read_results
 from ita.reports.tables import COLUMNS, SUBSETS
@@ -22,6 +23,8 @@ REPORT_FILE = "report.html"
 PICTURE_WIDTH = 1000
 # Up to this number of classes, the list of all classes is open.
 MAX_OPEN_CLASSES = 60
+# Choices of images in the order of the report.
+GALLERIES = {WORST: "Worst images", BEST: "Best images", FIRST: "First images"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class ClassResult:
     name: str
     iou: float
     seen: bool
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures under one title: caption and data URI of each."""
+
+    title: str
+    pictures: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class SetReport:
         classes: classes that occur, by falling IoU.
         dominant: facts about the dominant categories; "" without them.
         confusions: see :func:`ita.evaluation.semantic.most_confused`.
-        pictures: title and data URI of each picture.
+        galleries: choices of images, with their pictures.
     """
 
     name: str
@@ -56,16 +67,16 @@ class SetReport:
     classes: list[ClassResult]
     dominant: str
     confusions: Sequence[Mapping[str, Any]]
-    pictures: list[tuple[str, str]]
+    galleries: list[Gallery]
 
 
-def write_report(folder: Path, *, config: str = "", num_pictures: int = 0) -> Path:
+def write_report(folder: Path, *, config: str = "") -> Path:
     """Write ``report.html`` from the results in a run's folder, atomically.
 
     Args:
-        folder: folder with results.json and, of a training run, metrics.json.
+        folder: folder with results.json, the pictures that it names and, of a training run,
+            metrics.json.
         config: the config of the run, as YAML.
-        num_pictures: number of pictures of each data set that the evaluation has written.
 
     Returns:
         Path of the report.
@@ -77,7 +88,7 @@ def write_report(folder: Path, *, config: str = "", num_pictures: int = 0) -> Pa
     sets = []
     for name, result in content["results"].items():
         pictures = folder / "inference" / name / "pictures"
-        sets.append(_describe_set(name, result, sorted(pictures.glob("*.png"))[:num_pictures]))
+        sets.append(_describe_set(name, result, pictures))
     page = render(
         "report.html.jinja",
         title=f"Evaluation: {folder.resolve().name}",
@@ -92,7 +103,7 @@ def write_report(folder: Path, *, config: str = "", num_pictures: int = 0) -> Pa
     return path
 
 
-def _describe_set(name: str, result: Mapping[str, Any], pictures: Sequence[Path]) -> SetReport:
+def _describe_set(name: str, result: Mapping[str, Any], pictures: Path) -> SetReport:
     info, semantic = result.get("info", {}), result.get("sem_seg", {})
     suffixes = [s for *_, s in SUBSETS if not s or _has_suffix(result, s)]
     subsets = [
@@ -113,8 +124,21 @@ def _describe_set(name: str, result: Mapping[str, Any], pictures: Sequence[Path]
         classes=_classes(info, semantic),
         dominant=_describe_dominant(result.get("dominant", {})),
         confusions=result.get("confusions", {}).get("pairs", ()),
-        pictures=[(path.stem, data_uri(path)) for path in pictures],
+        galleries=list(_galleries(result.get("pictures", {}), pictures)),
     )
+
+
+def _galleries(choices: Mapping[str, Any], folder: Path) -> Iterator[Gallery]:
+    """Yield the pictures of the results that still exist, those with most to learn from first."""
+    for choice, title in GALLERIES.items():
+        pictures = []
+        for entry in choices.get(choice, ()):
+            path = folder / Path(entry["file"]).name
+            if path.is_file():
+                score = f": mIoU {entry['score']:.2f}" if "score" in entry else ""
+                pictures.append((f"{entry['image']}{score}", data_uri(path)))
+        if pictures:
+            yield Gallery(title, pictures)
 
 
 def _classes(info: Mapping[str, Any], semantic: Mapping[str, Any]) -> list[ClassResult]:

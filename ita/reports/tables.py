@@ -39,7 +39,7 @@ SUBSETS: tuple[tuple[str, Callable[[Mapping[str, Any]], int], str], ...] = (
     ("unseen", lambda info: info["classes"] - info["classes_seen"], "_unseen"),
 )
 # Entries of a data set without numbers to plot.
-DESCRIPTIONS = ("info", "confusions")
+DESCRIPTIONS = ("info", "confusions", "pictures")
 Results = Mapping[str, Mapping[str, Any]]
 
 

@@ -13,7 +13,7 @@ from ita.toy.dataset import make_toy_dataset
 
 CONFIG = "configs/toy/ita_tiny.yaml"
 TEST_SET = "toy_test_all"
-PICTURES = 8
+PICTURES = 4
 # File of a folder that an earlier demo has written and a later one may replace.
 MARKER = ".ita-demo"
 

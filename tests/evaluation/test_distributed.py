@@ -7,7 +7,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 
 from ita.evaluation.evaluators import build_evaluator
-from ita.reports.pictures import PicturesEvaluator
+from ita.reports.evaluated_pictures import PicturesEvaluator
 from ita.reports.tables import write_results
 from tests.evaluation.scenes import NUM_IMAGES, TRAINING, random_prediction, registered
 
@@ -15,6 +15,9 @@ from tests.evaluation.scenes import NUM_IMAGES, TRAINING, random_prediction, reg
 def evaluate_share(folder, output_dir):
     """Evaluate this process's images; write the results if it is the main one."""
     with registered(folder, "shared_scenes") as scenes:
+        seen = tuple(scenes.class_list.seen(TRAINING))
+        folder = output_dir / "pictures"
+        pictures = PicturesEvaluator(scenes.metadata, scenes.class_list, seen, folder, 5)
         evaluator = build_evaluator(
             scenes.name,
             scenes.class_list,
@@ -23,10 +26,8 @@ def evaluate_share(folder, output_dir):
             panoptic=True,
             instance=True,
             dominant=True,
+            on_image=pictures.add_score,
         )
-        seen = tuple(scenes.class_list.seen(TRAINING))
-        folder = output_dir / "pictures"
-        pictures = PicturesEvaluator(scenes.metadata, scenes.class_list, seen, folder, 5)
         evaluator = DatasetEvaluators([evaluator, pictures])
         evaluator.reset()
         share = list(InferenceSampler(len(scenes.records)))
@@ -65,7 +66,7 @@ def test_two_processes_give_the_numbers_of_one(scenes_folder, tmp_path):
     one, two = (json.loads((o / "results.json").read_text())["results"]["toy"] for o in outputs)
     assert one["info"]["images"] == NUM_IMAGES
     tasks = ("sem_seg", "confusions", "panoptic_seg", "segm", "dominant")
-    assert one.keys() == two.keys() == {"info", *tasks}
+    assert one.keys() == two.keys() == {"info", "pictures", *tasks}
     for task in one:
         assert one[task].keys() == two[task].keys()
         for metric, value in one[task].items():
@@ -74,4 +75,6 @@ def test_two_processes_give_the_numbers_of_one(scenes_folder, tmp_path):
     pictures = [sorted(o.glob("pictures/*.png")) for o in outputs]
     assert [p.name for p in pictures[0]] == [p.name for p in pictures[1]]
     assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]]
-    assert len(pictures[0]) == 5
+    named = [entry["file"] for entries in one["pictures"].values() for entry in entries]
+    assert sorted(named) == [p.name for p in pictures[0]]
+    assert len(named) == 5 + min(10, NUM_IMAGES - 1)  # nothing is labelled in one of them

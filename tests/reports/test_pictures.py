@@ -3,20 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
 from PIL import Image
 
 from ita.classes import ClassList
 from ita.reports.pictures import (
     Panel,
-    PicturesEvaluator,
     distinct_names,
     draw_picture,
     legend_entries,
     write_picture,
 )
-from tests.evaluation.helpers import predictions
-from tests.evaluation.scenes import SEEN, perfect_prediction, random_prediction
+from tests.evaluation.scenes import perfect_prediction, random_prediction
 
 
 def colors_in(picture, title_height=30):
@@ -119,20 +116,6 @@ def test_repeated_names_are_told_apart_by_label_id(scenes):
     assert own.shape != changed.shape or (own != changed).any()
 
 
-def test_pictures_tell_what_training_did_not_see(scenes, tmp_path):
-    record, output = scenes.records[0], random_prediction(scenes.records[0])
-    for folder, seen in (("some", SEEN), ("all", (True,) * 6)):
-        evaluator = PicturesEvaluator(
-            scenes.metadata, scenes.class_list, seen, tmp_path / folder, 1
-        )
-        evaluator.process([record], [output])
-        evaluator.evaluate()
-    some, every = (np.array(Image.open(tmp_path / f / "00_scene_100.png")) for f in ("some", "all"))
-    assert (some == draw_picture(record, output, scenes.metadata, None, SEEN)).all()
-    assert (every == draw_picture(record, output, scenes.metadata)).all()
-    assert some.shape != every.shape or (some != every).any()
-
-
 def test_legend_does_not_grow_without_end():
     panel = Panel("prediction", np.arange(847)[None])
     entries = legend_entries([panel], [f"n{i}" for i in range(847)], np.zeros((847, 3), np.uint8))
@@ -188,16 +171,3 @@ def test_saved_png_is_the_picture(scenes, tmp_path):
     assert picture.dtype == np.uint8
     assert (np.array(Image.open(path)) == picture).all()
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
-
-
-def test_first_images_are_written_and_go_to_tensorboard(scenes, tmp_path):
-    evaluator = PicturesEvaluator(scenes.metadata, scenes.class_list, SEEN, tmp_path, 2)
-    with EventStorage(start_iter=7) as storage:
-        evaluator.process(scenes.records[:2], predictions(scenes)[:2])
-        evaluator.process([{"file_name": "not even opened.png"}], [{}])
-        assert evaluator.evaluate() is None
-    names = ["00_scene_100", "01_scene_103"]
-    assert sorted(p.stem for p in tmp_path.iterdir()) == names
-    for name, (tag, image, iteration) in zip(names, storage._vis_data, strict=True):
-        assert (tag, iteration) == (f"{scenes.name}/{name}", 7)
-        assert (image.transpose(1, 2, 0) == np.array(Image.open(tmp_path / f"{name}.png"))).all()

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,12 +98,26 @@ def test_the_run_is_described(report):
         assert text in page.text
 
 
-def test_nothing_is_fetched_or_run(report, tmp_path):
-    picture = tmp_path / "inference" / "a_val" / "pictures" / "00_'><script>.png"
-    picture.parent.mkdir(parents=True)
-    Image.new("RGB", (3000, 60)).save(picture)
+@pytest.fixture
+def picture(tmp_path, results):
+    """Writes a picture and names it among the results."""
+
+    def write(choice, image, **entry):
+        file = f"{choice}_{Path(image).stem}.png"
+        path = tmp_path / "inference" / "a_val" / "pictures" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3000, 60)).save(path)
+        entries = results["a_val"].setdefault("pictures", {}).setdefault(choice, [])
+        entries.append({"image": image, "file": file, **entry})
+        return path
+
+    return write
+
+
+def test_nothing_is_fetched_or_run(report, picture, tmp_path):
+    picture("worst", "'><script>.png", score=12.0)
     (tmp_path / "metrics.json").write_text('{"iteration": 19, "total_loss": 3.5}\n')
-    page = report(num_pictures=1)
+    page = report()
     assert page.tags.count("img") == page.tags.count("svg") == 1
     assert {"script", "link", "iframe", "b"}.isdisjoint(page.tags)
     assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
@@ -126,13 +141,29 @@ def test_curves_are_those_of_the_training_so_far(report, tmp_path):
     assert "training started from" in page.text
 
 
-def test_only_the_asked_number_of_pictures(report, tmp_path):
-    folder = tmp_path / "inference" / "a_val" / "pictures"
-    folder.mkdir(parents=True)
-    for number in range(3):
-        Image.new("RGB", (40, 20)).save(folder / f"{number:02d}_x.png")
-    assert report(num_pictures=2).tags.count("img") == 2
-    assert report(num_pictures=0).tags.count("img") == 0
+def test_worst_images_come_first_with_their_scores(report, picture):
+    picture("first", "a.jpg")
+    picture("best", "b.jpg", score=98.765)
+    picture("worst", "c.jpg", score=1.234)
+    page = report()
+    captions = ("Worst images", "c.jpg: mIoU 1.23", "Best images", "b.jpg: mIoU 98.77")
+    positions = [page.text.index(text) for text in (*captions, "First images")]
+    assert positions == sorted(positions)
+    assert page.tags.count("img") == 3
+    assert ["open" in a for a in page.attributes["details"][-3:]] == [True, False, False]
+
+
+def test_only_pictures_of_these_results(report, results, picture, tmp_path):
+    """Neither files of an earlier evaluation, nor what has been deleted or lies elsewhere."""
+    picture("first", "earlier.jpg")
+    del results["a_val"]["pictures"]
+    assert "img" not in report().tags
+    picture("best", "deleted.jpg", score=1.0).unlink()
+    Image.new("RGB", (3, 3)).save(tmp_path / "elsewhere.png")
+    results["a_val"]["pictures"]["first"] = [{"image": "x", "file": "../../../elsewhere.png"}]
+    page = report()
+    assert "img" not in page.tags
+    assert "images" not in page.text.replace("1,234 images", "")
 
 
 def test_results_of_earlier_versions(report, results):
