@@ -5,7 +5,8 @@ ita compare output/baseline output/mine --output comparison.html
 ita compare output/*/results.json --format csv --output comparison.csv
 
 Differences in class lists and numbers of images, with which results are not comparable, are named,
-and so are the config keys in which the runs differ.
+and so are the config keys in which the runs differ and the classes whose IoU gains and loses most
+(all classes in CSV). HTML also shows the training curves of all runs in one chart per scalar.
 """
 
 import argparse
@@ -32,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compare, and write or print the comparison."""
     from ita.files import write_atomically
-    from ita.reports.run_comparison import (
-        compare,
+    from ita.reports.comparison_formats import (
         format_comparison_csv,
         format_comparison_html,
         format_comparison_markdown,
     )
+    from ita.reports.run_comparison import compare
 
     comparison = compare(options.runs)
     for warning in comparison.warnings:  # also where the format has no place for them

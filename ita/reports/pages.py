@@ -1,9 +1,11 @@
 """HTML pages from the templates of this package, each a single file without scripts."""
 
 import functools
+import re
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from ita.reports.numbers import format_number
 
@@ -31,4 +33,10 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = format_number
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(text: str) -> Markup:
+    """Escape a config key, path or name of a run, and let lines break within it."""
+    return Markup(re.sub(r"([._/])(?!\d)", r"\1<wbr>", str(escape(text))))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ita.evaluation.semantic import IOU_PREFIX
 from ita.files import write_atomically
-from ita.reports.curves import MIOU, draw_curves, read_curves
+from ita.reports.curves import curves_so_far, draw_curves
 from ita.reports.evaluated_pictures import BEST, FIRST, WORST
 from ita.reports.pages import render
 from ita.reports.result_files import RESULTS_FILE, read_results
@@ -95,7 +95,7 @@ def write_report(folder: Path, *, config: str = "") -> Path:
         facts=_facts(content),
         sets=sets,
         max_open=MAX_OPEN_CLASSES,
-        curves=Markup(_curves(folder, content)),
+        curves=Markup(draw_curves(curves_so_far(folder, content))),
         config=config,
     )
     path = folder / REPORT_FILE
@@ -189,22 +189,6 @@ def _facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         "versions": versions,
     }
     return [(name, value) for name, value in facts.items() if value]
-
-
-def _curves(folder: Path, content: Mapping[str, Any]) -> str:
-    """Curves of the training so far, with this evaluation, which metrics.json may not have yet."""
-    curves = read_curves(folder / "metrics.json")
-    iteration = content["run"].get("iteration")
-    if curves and iteration is not None:
-        for name, result in content["results"].items():
-            miou = result.get("sem_seg", {}).get("mIoU")
-            if miou is not None:
-                # Detectron2 stores the evaluation after training one iteration later.
-                others = {
-                    i: v for i, v in curves.get(name + MIOU, {}).items() if i != iteration + 1
-                }
-                curves[name + MIOU] = dict(sorted({**others, iteration: miou}.items()))
-    return draw_curves(curves)
 
 
 def data_uri(path: Path, width: int = PICTURE_WIDTH) -> str:
