@@ -24,6 +24,7 @@ LEGEND_WIDTH = 70
 # Okabe and Ito's colors, which the color-blind can distinguish, without yellow; with dashes, which
 # also tell gray lines apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+WITHOUT_LEGEND = "#404040"
 DASHES = ("-", "--", "-.", ":")
 STYLES: tuple[dict[str, Any], ...] = tuple(
     {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i % len(DASHES)]}
@@ -122,7 +123,7 @@ def draw_curves(curves: Mapping[str, Curve]) -> str:
     losses = {name: curve for name, curve in curves.items() if name == LOSS}
     mious = {n.removesuffix(MIOU): curve for n, curve in curves.items() if n.endswith(MIOU)}
     charts = (Chart("loss", "", losses), Chart("mIoU [%]", "o", mious))
-    return _draw([chart for chart in charts if chart.lines], list(mious))
+    return _draw([chart for chart in charts if chart.lines], list(mious), legend_over=-1)
 
 
 def draw_runs(runs: Mapping[str, Mapping[str, Curve]]) -> str:
@@ -144,7 +145,7 @@ def draw_runs(runs: Mapping[str, Mapping[str, Curve]]) -> str:
         )
         for scalar in scalars
     ]
-    return _draw(charts, names)
+    return _draw(charts, names, legend_over=0)
 
 
 def _place(scalar: str) -> tuple[bool, str]:
@@ -152,8 +153,11 @@ def _place(scalar: str) -> tuple[bool, str]:
     return scalar != LOSS, scalar
 
 
-def _draw(charts: Sequence[Chart], names: Sequence[str]) -> str:
-    """Draw charts below each other; lines of one name have one style, in the order of ``names``."""
+def _draw(charts: Sequence[Chart], names: Sequence[str], legend_over: int) -> str:
+    """Draw charts below each other, with a legend of ``names`` over one of them.
+
+    Lines of one name have one style in all charts.
+    """
     if not charts:
         return ""
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)}
@@ -165,7 +169,7 @@ def _draw(charts: Sequence[Chart], names: Sequence[str]) -> str:
             handles |= _draw_chart(axes, chart, styles)
         grid[-1, 0].set_xlabel("iteration")
         if len(names) > 1:
-            _draw_legend(figure, {name: handles[name] for name in names})
+            _draw_legend(grid[legend_over, 0], {name: handles[name] for name in names})
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=WITHOUT_METADATA)
     svg = buffer.getvalue()
@@ -177,7 +181,7 @@ def _draw_chart(
 ) -> dict[str, Line2D]:
     lines = {}
     for name, curve in chart.lines.items():
-        style = styles.get(name, STYLES[0])
+        style = styles.get(name, {"color": WITHOUT_LEGEND})
         x, y = list(curve), list(curve.values())
         (lines[name],) = axes.plot(x, y, marker=chart.marker, markersize=4, **style)
     axes.set_title(chart.label, loc="left", fontsize="medium")
@@ -186,10 +190,16 @@ def _draw_chart(
     return lines
 
 
-def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
-    """Draw one legend above all charts."""
-    labels = [textwrap.fill(name, LEGEND_WIDTH) for name in handles]
-    # A legend leaves out names that begin with an underscore, unless given explicitly.
-    figure.legend(
-        list(handles.values()), labels, loc="outside upper left", fontsize="small", handlelength=3.5
+def _draw_legend(axes: Axes, handles: Mapping[str, Line2D]) -> None:
+    """Draw a legend over the title of a chart."""
+    axes.legend(
+        # A legend leaves out names that begin with an underscore, unless given explicitly.
+        list(handles.values()),
+        [textwrap.fill(name, LEGEND_WIDTH) for name in handles],
+        loc="lower left",
+        bbox_to_anchor=(0, 1.12),
+        borderaxespad=0,
+        fontsize="small",
+        handlelength=3.5,
+        frameon=False,
     )

@@ -19,13 +19,11 @@ class ScoredImage:
 
     Attributes:
         score: agreement with the ground truth; higher is better.
-        position: rank and number of the image there, which follow the order of the data set.
         record: its record without pixels.
         arrays: label map and segment ids of the prediction, a compressed npz file.
     """
 
     score: float
-    position: tuple[int, int]
     record: Mapping[str, Any]
     arrays: bytes
 
@@ -51,9 +49,7 @@ class Extremes:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._rank = comm.get_rank()
-        self._added = 0
-        # By rank, best first; at most twice ``count``.
+        # Best first, equal ones in the order of the data set; at most twice ``count``.
         self._kept: list[ScoredImage] = []
 
     def add(self, record: Mapping[str, Any], output: Mapping[str, Any], score: float) -> None:
@@ -64,15 +60,13 @@ class Extremes:
             output: the model's output with ``label_map`` and, optionally, ``panoptic_seg``.
             score: agreement with the ground truth.
         """
-        position = (self._rank, self._added)
-        self._added += 1
         if math.isnan(score):
             return
-        place = bisect.bisect(self._kept, (-score, position), key=_order)
+        place = bisect.bisect(self._kept, -score, key=_order)
         if len(self._kept) == 2 * self._count and place == self._count:
             return
         fields = {key: value for key, value in record.items() if key != "image"}
-        self._kept.insert(place, ScoredImage(score, position, fields, _compress(output)))
+        self._kept.insert(place, ScoredImage(score, fields, _compress(output)))
         del self._kept[self._count : len(self._kept) - self._count]
 
     def gather(self) -> tuple[list[ScoredImage], list[ScoredImage]]:
@@ -82,13 +76,14 @@ class Extremes:
             On rank 0 the best images, best first, and the worst, worst first; no image is in both.
             Two empty lists elsewhere.
         """
+        # Stable, and the ranks have consecutive blocks of the data set.
         ranked = sorted(chain.from_iterable(comm.gather(self._kept)), key=_order)
         count = min(self._count, math.ceil(len(ranked) / 2))
         return ranked[:count], ranked[count:][::-1][: self._count]
 
 
-def _order(image: ScoredImage) -> tuple[float, tuple[int, int]]:
-    return -image.score, image.position
+def _order(image: ScoredImage) -> float:
+    return -image.score
 
 
 def _compress(output: Mapping[str, Any]) -> bytes:

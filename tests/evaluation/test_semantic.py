@@ -8,7 +8,7 @@ from PIL import Image
 
 from ita.classes import ClassList
 from ita.errors import UserError
-from ita.evaluation.semantic import SemanticEvaluator
+from ita.evaluation.semantic import SemanticEvaluator, image_miou
 from ita.evaluation.truth import GroundTruth
 from tests.evaluation.helpers import predictions, semantic, truth
 from tests.evaluation.scenes import ABSENT, CATEGORY_IDS, SEEN, perfect_prediction
@@ -155,3 +155,36 @@ def test_label_map_of_another_list_is_an_error(scenes):
     size = scenes.records[0]["height"], scenes.records[0]["width"]
     with pytest.raises(UserError, match="7 classes"):
         evaluator.process(scenes.records[:1], [{"label_map": torch.full(size, 6)}])
+
+
+@pytest.mark.parametrize(
+    ("label", "prediction", "ious"),
+    [
+        ([[0, 0, 1, 1]], [[0, 0, 1, 1]], [1, 1]),
+        ([[0, 0, 0, 1]], [[0, 0, 2, 1]], [2 / 3, 0, 1]),  # an invented class counts
+        ([[0, 0, -1, 1]], [[0, 0, 2, 0]], [2 / 3, 0]),  # but not where void
+        ([[255, 0, 1, -1]], [[255, 0, 255, 255]], [1 / 2, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_miou_of_an_image(label, prediction, ious, dtype):
+    label, prediction = torch.tensor(label, dtype=torch.int32), torch.tensor(prediction)
+    score = image_miou(label, prediction.to(dtype), classes=256)
+    assert score == pytest.approx(100 * sum(ious) / len(ious))
+
+
+def test_an_image_without_labels_has_no_miou():
+    assert math.isnan(image_miou(torch.full((2, 2), -1), torch.zeros(2, 2).int(), classes=3))
+
+
+def test_each_image_is_told_with_its_miou(scenes):
+    told = []
+    evaluator = SemanticEvaluator(
+        truth(scenes), scenes.class_list, SEEN, lambda *image: told.append(image)
+    )
+    outputs = predictions(scenes, perfect_prediction)
+    evaluator.process(scenes.records, outputs)
+    for (record, output, score), expected in zip(told, scenes.records, strict=True):
+        assert record is expected
+        assert output is outputs[scenes.records.index(expected)]
+        assert score == 100 or not expected["segments_info"]
