@@ -95,7 +95,8 @@ def evaluate(
             of the weights (``load_model_and_source``). None if the list is that of the config.
 
     Returns:
-        Data set -> task -> metrics (see ``build_evaluator``); empty except on rank 0.
+        Data set -> task -> metrics (see ``build_evaluator``), and the pictures that were drawn (see
+        ``PicturesEvaluator``); empty except on rank 0.
     """
     cache = FeatureCache.of_user()
     text = text or TextEncoder(model.backbone, collective=True, cache=cache, progress=show_progress)

@@ -153,6 +153,13 @@ def test_worst_images_come_first_with_their_scores(report, picture):
     assert ["open" in a for a in page.attributes["details"][-3:]] == [True, False, False]
 
 
+def test_without_scores_nothing_is_said_of_them(report, picture):
+    picture("first", "a.jpg")
+    page = report()
+    assert "a.jpg" in page.text
+    assert "mIoU of an image" not in page.text
+
+
 def test_only_pictures_of_these_results(report, results, picture, tmp_path):
     """Neither files of an earlier evaluation, nor what has been deleted or lies elsewhere."""
     picture("first", "earlier.jpg")
