@@ -31,6 +31,7 @@ ROOMS = (
     "classes",
     "progress",
     "files",
+    "signals",
     "extras",
     "errors",
 )

@@ -73,5 +73,4 @@ def run(options: argparse.Namespace) -> int:
     warnings: list[str] = []
     with errors_in_one_line():
         cfg = config_of(options, warnings.append)
-        launch(partial(run_job, warnings=warnings), cfg, options)
-    return 0
+        return launch(partial(run_job, warnings=warnings), cfg, options)

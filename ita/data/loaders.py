@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetFromList,
-    MetadataCatalog,
-    build_detection_test_loader,
-)
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
+from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +14,7 @@ from ita.data.order import ImageOrder, Place, draw_seed, seed_all
 from ita.data.records import Record
 from ita.data.registration import check_registered
 from ita.errors import UserError
+from ita.signals import ignore_signals
 
 Mapper = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 Batch = list[dict[str, Any]]
@@ -78,6 +75,7 @@ def build_train_loader(
         sampler=order,
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        worker_init_fn=ignore_signals,
         pin_memory=pin_memory,
     )
     return RecordLoader(loader, len(records))
@@ -90,8 +88,14 @@ def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) ->
         UserError: a data set that cannot be loaded; while iterating, any UserError of the mapper.
     """
     records = _load_records([dataset_name])
-    loader = build_detection_test_loader(
-        records, mapper=_ReturnErrors(mapper), num_workers=num_workers
+    images = MapDataset(DatasetFromList(records, copy=False), _ReturnErrors(mapper))
+    loader: DataLoader[Any] = DataLoader(
+        images,
+        batch_size=1,
+        sampler=InferenceSampler(len(records)),
+        num_workers=num_workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=ignore_signals,
     )
     return RecordLoader(loader, len(records))
 
@@ -146,7 +150,7 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 class RecordLoader(Iterable[Batch]):
-    """Batches of a Detectron2 loader; a UserError of its mapper is raised here, unchanged.
+    """Batches of a PyTorch loader; a UserError of its mapper is raised here, unchanged.
 
     Attributes:
         num_images: number of images in the whole data set, over all processes.

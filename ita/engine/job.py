@@ -25,6 +25,7 @@ from ita.engine.trainer import Trainer
 from ita.errors import UserError
 from ita.files import find_file
 from ita.meta_arch import build_model
+from ita.signals import STOPPED
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,16 @@ def config_of(options: argparse.Namespace, warn: Callable[[str], None] = logger.
     return load_config(find_file(options.config_file), overrides, warn)
 
 
-def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str] = ()) -> None:
+def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str] = ()) -> int:
     """Train, rehearse or evaluate; called in every process of the job.
 
     Args:
         cfg: from :func:`config_of`.
         options: of the command line.
         warnings: lines about the config, which is read before there is a log.
+
+    Returns:
+        Exit code: ``STOPPED`` if a signal ended the training early, else 0.
 
     Raises:
         UserError: an input is invalid, such as a file or a config key.
@@ -62,15 +66,16 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
     log = start_process(cfg, warnings)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)
-        return
+        return 0
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=options.resume)
     if options.dry_run:
         dry_run(trainer)
-        return
+        return 0
     log.open_folder(cfg)
     trainer.train()
+    return STOPPED if trainer.stopped else 0
 
 
 def start_process(cfg: CfgNode, warnings: Iterable[str] = ()) -> RunLog:

@@ -17,30 +17,34 @@ from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
 from ita.errors import UserError
+from ita.signals import STOPPED, forwarded_signals
 
 # Adds to the job's count of processes with a reported error, and returns the count.
 CountFailures = Callable[[int], int]
-Main = Callable[[CfgNode, argparse.Namespace], None]
+# Main of a process; returns its exit code, None for 0.
+Main = Callable[[CfgNode, argparse.Namespace], int | None]
 # Exit code once the error is reported.
 REPORTED = 1
 
 
-def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
+def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
     """Run ``main(cfg, args)`` in every process of the job.
 
     Under ``torchrun``, this process is one of them, identified by its environment. Otherwise
     Detectron2's launcher starts ``args.num_gpus`` processes on each of ``args.num_machines``
     machines; a single process runs in place.
 
+    Returns:
+        The exit code, of all processes.
+
     Raises:
         UserError: there are more processes than GPUs, or the address is in use.
     """
     if under_torchrun():
-        _run_as_torchrun_worker(main, cfg, args)
-    elif args.num_gpus * args.num_machines <= 1:
-        main(cfg, args)
-    else:
-        _spawn(main, cfg, args)
+        return _run_as_torchrun_worker(main, cfg, args)
+    if args.num_gpus * args.num_machines <= 1:
+        return main(cfg, args) or 0
+    return _spawn(main, cfg, args)
 
 
 def under_torchrun() -> bool:
@@ -76,7 +80,7 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
         raise
 
 
-def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
+def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
     local_rank, local_size = (int(os.environ[k]) for k in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     on_gpu = _uses_gpu(cfg) and torch.cuda.is_available()
     if on_gpu:
@@ -84,11 +88,12 @@ def _run_as_torchrun_worker(main: Main, cfg: CfgNode, args: argparse.Namespace) 
         torch.cuda.set_device(local_rank)
     distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
     comm.create_local_process_group(local_size)
-    main(cfg, args)
+    code = main(cfg, args) or 0
     _leave()
+    return code
 
 
-def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
+def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
     if _uses_gpu(cfg):
         _require_gpus(args.num_gpus, "--num-gpus")
     elif torch.cuda.is_available():
@@ -100,15 +105,18 @@ def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     failures = multiprocessing.get_context("spawn").Value("i", 0)
     try:
-        detectron2_launch(
-            _run_as_spawned_worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, cfg, args, failures),
-        )
+        with forwarded_signals(_children):
+            detectron2_launch(
+                _run_as_spawned_worker,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, cfg, args, failures),
+            )
     except multiprocessing.ProcessExitedException as error:
+        if error.exit_code == STOPPED:
+            return STOPPED
         if error.exit_code == REPORTED and failures.value:
             raise SystemExit(REPORTED) from error
         hint = "; is the machine out of memory?" if error.signal_name == "SIGKILL" else ""
@@ -120,6 +128,11 @@ def _spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> None:
                 "pass --dist-url auto"
             ) from error
         raise
+    return 0
+
+
+def _children() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children() if child.pid]
 
 
 def _run_as_spawned_worker(
@@ -131,8 +144,10 @@ def _run_as_spawned_worker(
             return failures.value
 
     with errors_in_one_line(count_failures):
-        main(cfg, args)
+        code = main(cfg, args)
     _leave()
+    if code:
+        raise SystemExit(code)
 
 
 def _leave() -> None:

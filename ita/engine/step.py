@@ -26,6 +26,7 @@ class StepReport:
         grad_norm: norm of all gradients before clipping; not finite if the step was skipped.
         grad_scale: loss scale of float16, 1 for other dtypes.
         skipped: whether the step was skipped because gradients overflowed in float16.
+        stop: whether a process asks to stop.
     """
 
     losses: dict[str, float]
@@ -33,6 +34,7 @@ class StepReport:
     grad_norm: float
     grad_scale: float
     skipped: bool
+    stop: bool
 
 
 class OptimizerStep:
@@ -74,7 +76,12 @@ class OptimizerStep:
         self._overflows_in_a_row = 0
 
     def __call__(
-        self, batches: Iterable[list[dict[str, Any]]], *, data_time: float = 0.0, iteration: int = 0
+        self,
+        batches: Iterable[list[dict[str, Any]]],
+        *,
+        data_time: float = 0.0,
+        iteration: int = 0,
+        stop: bool = False,
     ) -> StepReport:
         """Accumulate the gradients of the micro-batches and update the weights.
 
@@ -82,6 +89,7 @@ class OptimizerStep:
             batches: micro-batches of this process for the step.
             data_time: seconds spent waiting for them, for the report.
             iteration: iteration number, for error messages.
+            stop: whether this process asks all processes to stop after the step.
 
         Raises:
             UserError: a loss or, without a loss scale, a gradient is not finite; or the loss scale
@@ -98,7 +106,7 @@ class OptimizerStep:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm, self._norm_type)
         means = {name: loss / len(batches) for name, loss in sums.items()}
-        report = self._report(means, norm, data_time)
+        report = self._report(means, norm, data_time, stop)
         self._check(report, iteration)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -135,22 +143,25 @@ class OptimizerStep:
             self.scaler.scale(sum(losses.values()) / count).backward()
         return {name: loss.detach().float() for name, loss in losses.items()}
 
-    def _report(self, losses: dict[str, Tensor], norm: Tensor, data_time: float) -> StepReport:
+    def _report(
+        self, losses: dict[str, Tensor], norm: Tensor, data_time: float, stop: bool
+    ) -> StepReport:
         """Gather the values of all processes in one call, waiting for the device only once."""
         losses = dict(sorted(losses.items()))
         values = [*losses.values(), norm.float()]
         row = torch.stack([value.reshape(()) for value in values])
-        row = torch.cat([row, row.new_tensor([data_time])])
+        row = torch.cat([row, row.new_tensor([data_time, stop])])
         rows = [row]
         if isinstance(self.model, DistributedDataParallel):
             rows = [torch.empty_like(row) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(rows, row)
         table = torch.stack(rows).tolist()
         columns = [sum(column) / len(column) for column in zip(*table, strict=True)]
-        norm_value = columns[-2]
+        *means, norm_value, _, _ = columns
         return StepReport(
-            losses=dict(zip(losses, columns[:-2], strict=True)),
-            data_time=max(row[-1] for row in table),
+            losses=dict(zip(losses, means, strict=True)),
+            data_time=max(row[-2] for row in table),
+            stop=any(row[-1] for row in table),
             grad_norm=norm_value,
             grad_scale=self.scaler.get_scale(),
             skipped=self.scaler.is_enabled() and not math.isfinite(norm_value),

@@ -39,6 +39,7 @@ from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.progress import show_progress
 from ita.reports.tables import scalars
+from ita.signals import StopSignals, noted_signals
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Trainer(TrainerBase):
         cfg: the config, scaled to the number of processes if REFERENCE_WORLD_SIZE is set.
         model: the model without its data-parallel wrapper, which only the step uses.
         results: results of the last evaluation.
+        stopped: whether a signal ended the training early.
     """
 
     iter: int
@@ -93,6 +95,8 @@ class Trainer(TrainerBase):
         # Set once CLIP's weights are final.
         self._text: TextEncoder | None = None
         self.results: dict[str, dict[str, Any]] = {}
+        self.stopped = False
+        self._signals = StopSignals()
         self.register_hooks(self._build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -113,6 +117,9 @@ class Trainer(TrainerBase):
 
     def train(self) -> dict[str, dict[str, Any]]:
         """Train up to ``MAX_ITER`` and evaluate; a finished run is only evaluated.
+
+        After SIGINT, SIGTERM, SIGHUP or SIGUSR1 to any process, all finish the step in progress,
+        a checkpoint is saved, and ``stopped`` is set. A second signal ends a process at once.
 
         Returns:
             Results of the last evaluation (see ``evaluate``), empty except on rank 0.
@@ -137,11 +144,15 @@ class Trainer(TrainerBase):
         exactness = deterministic(self.cfg.SOLVER.DETERMINISTIC)
         with EventStorage(self.start_iter) as self.storage, precision, exactness:
             try:
-                self._run()
+                with noted_signals() as self._signals:
+                    self._run()
             except BaseException:
                 for hook in outputs:
                     hook.after_train()  # write the last measurements before the error
                 raise
+            if self.stopped:
+                for hook in outputs:
+                    hook.after_train()
         return self.results
 
     def encode_classes(self) -> TextEncoder:
@@ -163,7 +174,13 @@ class Trainer(TrainerBase):
         start = time.perf_counter()
         batches = [next(self._batches) for _ in range(self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS)]
         seed_step(self.state.seed, self.iter, comm.get_rank())
-        report = self.step(batches, data_time=time.perf_counter() - start, iteration=self.iter)
+        report = self.step(
+            batches,
+            data_time=time.perf_counter() - start,
+            iteration=self.iter,
+            stop=bool(self._signals.received),
+        )
+        self.stopped = report.stop
         self.state.position += self.cfg.SOLVER.IMS_PER_BATCH
         measured = {"total_loss": sum(report.losses.values()), **report.losses}
         measured["data_time"] = report.data_time
@@ -225,8 +242,21 @@ class Trainer(TrainerBase):
             self.before_step()
             self.run_step()
             self.after_step()
+            if self.stopped:
+                self._save_stopped()
+                return
         self.iter += 1
         self.after_train()
+
+    def _save_stopped(self) -> None:
+        name = f"model_{self.iter:07d}"  # as periodic checkpoints
+        self.checkpointer.save(name, iteration=self.iter)
+        logger.warning(
+            "stopped%s after iteration %d of %d; --resume continues",
+            f" by {self._signals.name}" if self._signals.received else "",
+            self.iter + 1,
+            self.max_iter,
+        )
 
     def _build_hooks(self) -> list[HookBase | None]:
         cfg, main = self.cfg, comm.is_main_process()
