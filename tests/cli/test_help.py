@@ -9,6 +9,7 @@ import pytest
 
 from ita.cli import SUBCOMMANDS, main
 from ita.cli.datasets import PREPARED
+from ita.cli.version import DRIVERS
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -107,6 +108,15 @@ def test_it_answers_without_torch(command):
     printed, imported = run_with_import_times("-m", "ita", *command.split(), "--help")
     assert printed.startswith(f"usage: ita {command}".rstrip())
     assert "ita.cli" in imported
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_versions_are_found_without_torch():
+    """Unless there is a driver to ask for GPUs."""
+    if any(path.exists() for path in DRIVERS):
+        pytest.skip("torch is asked for the GPUs of this machine")
+    printed, imported = run_with_import_times("-m", "ita", "--version")
+    assert printed.startswith("ita ")
     assert imported.isdisjoint(HEAVY)
 
 

@@ -1,9 +1,11 @@
 """What the command ``ita`` says besides its subcommands' own output."""
 
+import importlib.util
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from ita.cli import main
 
@@ -36,6 +38,48 @@ def test_version(capsys):
     assert list(versions)[:2] == ["ita", "python"]
     assert {"torch", "detectron2", "open_clip_torch"} < versions.keys()
     assert versions["ita"].count(".") == 2
+
+
+def torch_line(capsys):
+    assert main(["--version"]) == 0
+    return next(x for x in capsys.readouterr().out.splitlines() if x.startswith("torch "))
+
+
+def test_version_names_cuda_and_the_gpus(capsys, monkeypatch, tmp_path):
+    if torch.version.cuda is None:
+        pytest.skip("this PyTorch is for CPUs only")
+    monkeypatch.setattr("ita.cli.version.DRIVERS", (tmp_path / "no driver",))
+    assert torch_line(capsys).endswith(f" (CUDA {torch.version.cuda}; GPUs: none)")
+    monkeypatch.setattr("ita.cli.version.DRIVERS", (tmp_path,))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert torch_line(capsys).endswith("; GPUs: none that this PyTorch can use)")
+    names = ["NVIDIA H100 80GB HBM3", "NVIDIA RTX A6000", "NVIDIA H100 80GB HBM3"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(names))
+    monkeypatch.setattr("torch.cuda.get_device_name", names.__getitem__)
+    assert torch_line(capsys).endswith("; GPUs: 2 × NVIDIA H100 80GB HBM3, NVIDIA RTX A6000)")
+
+
+@pytest.mark.parametrize(
+    ("constants", "expected"),
+    [
+        ("cuda = None\nhip = None\n", " (CPU only)"),
+        ("cuda = None\nhip = '6.4'\n", " (ROCm 6.4; GPUs: none)"),
+    ],
+)
+def test_version_of_other_builds_of_torch(constants, expected, capsys, monkeypatch, tmp_path):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    (tmp_path / "torch" / "version.py").write_text(constants)
+    spec = importlib.util.spec_from_file_location("torch", tmp_path / "torch" / "__init__.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    monkeypatch.setattr("ita.cli.version.DRIVERS", ())
+    assert torch_line(capsys).endswith(expected)
+
+
+def test_version_without_torch(capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "(" not in torch_line(capsys)
 
 
 WITHOUT_DETECTRON2 = """
