@@ -43,27 +43,36 @@ def add_ita_config(cfg: CfgNode) -> None:
 
 
 def _add_clip_keys(cfg: CfgNode) -> None:
+    """CLIP and the ensemble of its classifier with the trained one."""
+    # "ITA"; "FCCLIP" and "MaskFormer" select the defaults of these models (docs/migration.md).
     cfg.MODEL.META_ARCHITECTURE = "ITA"
+    # The only allowed value: the backbone is the frozen CLIP.
     cfg.MODEL.BACKBONE.NAME = "CLIP"
     cfg.MODEL.FC_CLIP = CfgNode()
     # An open_clip model name, or the path of an open_clip model config in JSON.
     cfg.MODEL.FC_CLIP.CLIP_MODEL_NAME = "convnext_large_d_320"
     # An open_clip tag, a weights file, a folder with one, or "random" (fixed seed; for tests).
     cfg.MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS = "laion2b_s29b_b131k_ft_soup"
-    # Weight of the out-of-vocabulary classifier for seen (alpha) and unseen (beta) classes.
+    # Weight, from 0 to 1, of CLIP's own classification of a mask for seen classes; the trained
+    # classifier has the rest.
     cfg.MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA = 0.4
+    # The same for unseen classes.
     cfg.MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA = 0.8
-    # Skip the out-of-vocabulary classifier for masks without a positive cell at stride 32.
+    # Leave out CLIP's classification for masks too small for a cell of its feature (stride 32);
+    # the configs of ResNets have it on.
     cfg.MODEL.FC_CLIP.ENSEMBLE_ON_VALID_MASK = False
 
 
 def _add_dominant_keys(cfg: CfgNode) -> None:
+    """Dominant categories."""
     cfg.MODEL.ITA = CfgNode()
     # K, the number of dominant categories that enter the decoder as text queries; 0 disables them.
     cfg.MODEL.ITA.NUM_DOMINANT = 20
-    # F_cv: "shared" (mean of the dense feature) or "clip_preprocess" (a second CLIP pass).
+    # Image embedding that names are compared with: "shared" (mean of the dense feature) or
+    # "clip_preprocess" (a second pass of CLIP, as in the first ITA release).
     cfg.MODEL.ITA.IMAGE_EMBEDDING = "shared"
-    # Text of the candidates: "prompted" (the classifier's vectors) or "bare" (the name alone).
+    # Text that is compared with the image: "prompted" (the classifier's vectors) or "bare" (the
+    # name alone, as in the first ITA release).
     cfg.MODEL.ITA.CANDIDATE_TEXT = "prompted"
     # A {name: feature} file (.pt, .safetensors) whose features become the queries; "" disables it.
     cfg.MODEL.ITA.NAME_TABLE = ""
@@ -77,73 +86,99 @@ def _add_dominant_keys(cfg: CfgNode) -> None:
 
 
 def _add_head_keys(cfg: CfgNode) -> None:
-    # The only allowed value (ancestor_keys.FIXED), stated in a run's config.yaml instead of
-    # Detectron2's default.
+    """Encoder, decoder and losses."""
+    # The only allowed value: all four stages of the image encoder.
     cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Width of the multi-scale feature encoder, a multiple of 32.
     cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 256
+    # Channels of the mask features, whose products with the queries are the mask logits.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
-    # Layers of multi-scale deformable self-attention in the pixel decoder.
+    # Layers of multi-scale deformable self-attention in the multi-scale feature encoder.
     cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 6
-    # Sampling points per head and level.
+    # Sampling points of deformable attention, for each head and level.
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
 
     cfg.MODEL.MASK_FORMER = CfgNode()
+    # Width of the queries in the decoder, a multiple of 4.
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
+    # Attention heads of encoder and decoder; must divide HIDDEN_DIM and SEM_SEG_HEAD.CONVS_DIM.
     cfg.MODEL.MASK_FORMER.NHEADS = 8
+    # Hidden width of the feed-forward networks of the decoder.
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
     # Number of predictions: one from the initial queries, one after each of DEC_LAYERS - 1 layers.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 10
-    # L, the number of learned queries.
+    # L, the number of learned queries, in addition to the text queries of MODEL.ITA.NUM_DOMINANT.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 180
     # Apply the losses to all predictions, not only the last one.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
+    # Weight of void ("no object") among the classes in the class loss.
     cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Weight of the class loss, also in matching.
     cfg.MODEL.MASK_FORMER.CLASS_WEIGHT = 2.0
+    # Weight of the binary cross-entropy of masks, also in matching.
     cfg.MODEL.MASK_FORMER.MASK_WEIGHT = 5.0
+    # Weight of the dice loss of masks, also in matching.
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 5.0
     # Points per mask for matching and for the mask losses.
     cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS = 112 * 112
-    # Candidates per point, and the fraction of points chosen as the most uncertain candidates.
+    # Candidates per point of the mask losses, of which the most uncertain ones are chosen.
     cfg.MODEL.MASK_FORMER.OVERSAMPLE_RATIO = 3.0
+    # Fraction of the points that are chosen in this way; the others are uniformly random.
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
 
 
 def _add_inference_keys(cfg: CfgNode) -> None:
+    """Results of evaluation and inference."""
     cfg.MODEL.MASK_FORMER.TEST = CfgNode()
+    # Evaluate semantic segmentation (mIoU).
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
+    # Evaluate panoptic segmentation (PQ), where the data set has panoptic labels.
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    # Evaluate instance segmentation (AP), where the data set has instances.
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
+    # Minimum class probability of a panoptic segment.
     cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    # Minimum fraction of a mask that no better one covers; segments below it are dropped.
     cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.8
-    # Crop and resize mask logits to the output size before class scores are summed.
+    # Crop and resize mask logits to the output size before class scores are summed, also without
+    # panoptic and instance results, which always do so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def _add_data_keys(cfg: CfgNode) -> None:
+    """Images and data sets."""
+    # The only allowed value: CLIP takes RGB images.
     cfg.INPUT.FORMAT = "RGB"
-    # Large-scale jitter: the image is resized by a factor in [MIN_SCALE, MAX_SCALE] of IMAGE_SIZE,
-    # then cropped or padded to IMAGE_SIZE x IMAGE_SIZE.
+    # Height and width of training images, which are cropped or padded to this size.
     cfg.INPUT.IMAGE_SIZE = 1024
+    # Large-scale jitter: before that, an image is resized to fit a square of IMAGE_SIZE times a
+    # random factor, of which this is the minimum.
     cfg.INPUT.MIN_SCALE = 0.1
+    # Maximum of this factor.
     cfg.INPUT.MAX_SCALE = 2.0
-    # Short side and maximum long side of test images; -1 selects the usual values of each data set
-    # (1024 and 2560 for Cityscapes and Mapillary Vistas, 800 and 1333 for the others).
+    # Short side of test images; -1 selects the usual value of each data set (1024 for Cityscapes
+    # and Mapillary Vistas, 800 for the others).
     cfg.INPUT.MIN_SIZE_TEST = -1
+    # Maximum long side of test images; -1 likewise (2560 and 1333).
     cfg.INPUT.MAX_SIZE_TEST = -1
     # Pad training images to IMAGE_SIZE x IMAGE_SIZE. Positions are relative to the padded frame, so
     # without jitter a model learns a single padding and performs poorly at inference without it.
     cfg.INPUT.PAD_TO_IMAGE_SIZE = True
-    # YAML files that describe custom data sets (dataset.md, "Your own data").
+    # YAML files that describe custom data sets (dataset.md#your-own-data).
     cfg.DATASETS.CUSTOM = ()
-    # Files that replace the data sets' class lists: for DATASETS.TEST one for all or one for each
-    # data set, for DATASETS.TRAIN one. "" keeps the data set's own.
+    # Class list file that replaces the one of DATASETS.TRAIN, for training and for the seen classes
+    # of evaluations; "" keeps the data set's own (evaluations: the checkpoint's).
     cfg.DATASETS.TRAIN_VOCABULARY = ""
+    # Class list files that replace those of DATASETS.TEST: one for all or one for each data set. ""
+    # keeps a data set's own.
     cfg.DATASETS.TEST_VOCABULARY = ()
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
+    """Training and evaluation."""
     # Weight decay of nn.Embedding weights (queries and positions).
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # The only allowed value: CLIP_VALUE limits the gradient norm of the whole model.
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     # IMS_PER_BATCH is split into this many forward and backward passes per optimizer step.
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
