@@ -186,5 +186,11 @@ def test_every_script_is_a_subcommand_or_a_tool_of_developers():
         for folder in (".", "tools", "datasets")
         for path in (ROOT / folder).glob("*.py")
     }
-    developers = ("benchmark", "gpu_check", "make_config_reference", "toy_comparison")
+    developers = (
+        "benchmark",
+        "gpu_check",
+        "make_config_reference",
+        "run_tutorial",
+        "toy_comparison",
+    )
     assert scripts == {*SCRIPTS, *(f"tools/{name}.py" for name in developers)}
