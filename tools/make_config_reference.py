@@ -22,10 +22,10 @@ import ita.config
 from ita.ancestor_keys import ARCHITECTURE, ARCHITECTURES, FIXED
 from ita.config import CHOICES, add_ita_config, flatten, load_config
 from ita.errors import UserError
-from ita.files import write_atomically
+from ita.files import find_file, write_atomically
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
-MAIN_CONFIG = Path("configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml")
+MAIN_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
 # Keys of Detectron2 that this code reads, itself or through Detectron2, and their meaning.
 DETECTRON2: dict[str, str] = {
     "MODEL.DEVICE": "cuda, cuda:1 or cpu. Without a GPU, training stops with an error, and "
@@ -126,7 +126,7 @@ def reference() -> str:
     detectron2_defaults = dict(flatten(cfg))
     add_ita_config(cfg)
     defaults = dict(flatten(cfg))
-    main = dict(flatten(load_config(MAIN_CONFIG)))
+    main = dict(flatten(load_config(find_file(MAIN_CONFIG))))
     parts = [INTRODUCTION]
     for title, keys in key_groups(inspect.getsource(ita.config), defaults):
         header = "| key | default | type or values | meaning |\n| --- | --- | --- | --- |\n"
