@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,3 @@ def _check_replaceable(folder: Path) -> None:
             f"{folder} has other content ({others[0]}) than label maps of frames; choose another "
             "--output"
         )
-
-
-def keep_sure(result: Segmentation, min_score: float) -> Segmentation:
-    """Drop the segments below a score; the label map stays."""
-    if result.segments is None:
-        return result
-    kept = tuple(segment for segment in result.segments if segment.score >= min_score)
-    return replace(result, segments=kept)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -72,12 +73,14 @@ def test_it_writes_pictures_where_it_says(demo: tuple[Path, str]) -> None:
     assert all(min(Image.open(picture).size) > 128 for picture in pictures)
 
 
-def test_it_ends_by_naming_the_report(demo: tuple[Path, str]) -> None:
-    last = demo[1].strip().splitlines()[-1]
-    report = Path(re.fullmatch(r"Report with .*: (.+)", last)[1])
-    page = report.read_text()
-    assert page.count("<img") == 8
-    assert "<svg" in page
+def test_it_ends_by_naming_the_report_and_the_page(demo: tuple[Path, str]) -> None:
+    report, page = demo[1].strip().splitlines()[-2:]
+    text = Path(re.fullmatch(r"Report with .*: (.+)", report)[1]).read_text()
+    assert text.count("<img") == 12
+    assert "<svg" in text
+    command = shlex.split(re.fullmatch(r"Segment scenes .*: ita (.+)", page)[1])
+    assert command[0] == "web"
+    assert all(Path(command[i]).is_file() for i in (2, 4))
 
 
 def test_other_names_for_the_classes_ruin_the_result(

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Rooms from top to bottom: a room imports from those below it and from itself.
 ROOMS = (
     "cli",
+    "web",
     "toy",
     "export",
     "media",

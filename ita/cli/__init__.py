@@ -17,6 +17,7 @@ from ita.errors import UserError, missing_module
 # Subcommand -> summary. The module of a subcommand has its name, with underscores.
 SUBCOMMANDS = {
     "segment": "segment images into classes given as words",
+    "web": "a page on which people segment their own images",
     "train": "train a model, or resume its training",
     "evaluate": "evaluate a checkpoint on data sets",
     "reproduce": "evaluate on all benchmarks, beside published results",

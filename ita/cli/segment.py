@@ -153,7 +153,6 @@ def load_model(options: argparse.Namespace, classes: "ClassList") -> "SegmentIma
     if options.config_file is None:
         sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
     with garbage_collection_paused():
-        from ita.media import keep_sure
         from ita.predictor import load
 
     model = load(options.config_file, options.weights, options.device, precision=options.precision)
@@ -162,7 +161,7 @@ def load_model(options: argparse.Namespace, classes: "ClassList") -> "SegmentIma
 
     def segment(image: "np.ndarray") -> "Segmentation":
         result = model.segment(image, classes, panoptic=panoptic, instances=instances)
-        return keep_sure(result, least) if instances else result
+        return result.above(least) if instances else result
 
     return segment
 

@@ -26,7 +26,7 @@ def read_image(path: str) -> np.ndarray:
         UserError: a missing file, one that cannot be decoded as an image, or a grayscale image of
             more than 16 bits.
     """
-    with _naming_file(path, "image"), open_image(path) as image:
+    with naming_file(path, "image"), open_image(path) as image:
         return convert_to_rgb(image)
 
 
@@ -62,7 +62,7 @@ def read_label_values(path: str) -> np.ndarray:
     Raises:
         UserError: a missing file, one that cannot be decoded, or a color image.
     """
-    with _naming_file(path, "label map"), Image.open(path) as image:
+    with naming_file(path, "label map"), Image.open(path) as image:
         values = np.asarray(image)
     if values.ndim != 2:
         raise UserError(f"{path} is a color image, not a label map with one value per pixel")
@@ -75,7 +75,7 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     Raises:
         UserError: a missing file, one that cannot be decoded, or one without colors.
     """
-    with _naming_file(path, "panoptic PNG"), Image.open(path) as image:
+    with naming_file(path, "panoptic PNG"), Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA", "P"):
             raise UserError(f"{path} is not a panoptic PNG: segment ids are RGB colors")
         color = image if image.mode == "RGB" else image.convert("RGB")
@@ -219,7 +219,7 @@ def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _naming_file(path: str, kind: str) -> Iterator[None]:
+def naming_file(path: str, kind: str) -> Iterator[None]:
     """Turn any PIL error on a bad file into a one-line UserError that names the file."""
     try:
         yield

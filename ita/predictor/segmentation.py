@@ -1,6 +1,6 @@
 """The result of segmenting an image: what was found, drawn and exported on request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,15 @@ class Segmentation(LabelMap):
     dominant: tuple[DominantCategory, ...] = ()
     scores: np.ndarray | None = None
     segments: tuple[Segment, ...] | None = None
+
+    def above(self, min_score: float) -> "Segmentation":
+        """Return the result without segments below a score; the label map stays.
+
+        Raises:
+            UserError: no segments were requested.
+        """
+        segments = self._requested_segments("above")
+        return replace(self, segments=tuple(s for s in segments if s.score >= min_score))
 
     def to_image(self) -> Image.Image:
         """Draw the image beside its classes in color, over a legend, with borders of segments."""

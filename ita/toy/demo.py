@@ -1,5 +1,6 @@
 """The demo: train, stop, resume and evaluate a small open-vocabulary ITA on the CPU."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -60,6 +61,8 @@ def demo(output: Path, iterations: int, test: int) -> str:
     pictures = run / "inference" / TEST_SET / "pictures"
     lines.append(f"Pictures of predictions and ground truth: {pictures}")
     lines.append(f"Report with all numbers, curves and pictures: {run / REPORT_FILE}")
+    page = f"ita web --config-file {CONFIG} --weights {shlex.quote(str(run / 'model_final.pth'))}"
+    lines.append(f"Segment scenes with this model in the browser: {page}")
     return "\n".join(lines)
 
 
