@@ -151,7 +151,7 @@ def test_inference_is_that_of_the_cpu(results, image_embedding):
         assert_same(output["dominant_classes"], reference["dominant_classes"])
         if "semantic" in results:
             assert_same(output["sem_seg"], reference["sem_seg"])
-            assert_same(output["label_map"], reference["label_map"])
+            assert_same_labels(output, reference)
         if "panoptic" in results:
             assert_same(output["panoptic_seg"][0], reference["panoptic_seg"][0])
             segments = output["panoptic_seg"][1], reference["panoptic_seg"][1]
@@ -173,6 +173,15 @@ def segment(model, options, images):
 def assert_same(tensor, reference):
     assert tensor.device.type == "cuda"
     torch.testing.assert_close(values_of(tensor), reference)
+
+
+def assert_same_labels(output, reference):
+    """Equal, except where two classes have the same score but for rounding."""
+    assert output["label_map"].device.type == "cuda"
+    first, second = reference["sem_seg"].topk(2, dim=0).values
+    clear = first - second > 1e-5 * first
+    assert clear.float().mean() > 0.99
+    assert torch.equal(values_of(output["label_map"])[clear], reference["label_map"][clear])
 
 
 @pytest.mark.parametrize("name", ["pixel_std", "decoder.level_embed.weight"])
