@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument(
         "--dry-run",
         action="store_true",
-        help="only load ten batches, do one step and evaluate one image; tell memory, speed and "
-        "expected days, and write nothing",
+        help="only load ten batches, do a few steps and evaluate a few images; tell memory, speed "
+        "and expected days, and write nothing",
     )
     parser.set_defaults(run=run)
 

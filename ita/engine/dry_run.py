@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 # Micro-batches that each process loads.
 BATCHES = 10
+# Steps, and images of a test set; the last is timed, as memory is set up and, on GPUs, kernels are
+# compiled during the first. One that takes more than so many seconds is the last.
+REPEATS, PATIENCE = 3, 10.0
 UNITS = (86400, "days"), (3600, "hours"), (60, "minutes")
 
 
@@ -43,9 +46,8 @@ class Rehearsal:
 def dry_run(trainer: Trainer) -> None:
     """Rehearse a training and log what to expect of it; called in every process of the job.
 
-    Loads ``BATCHES`` micro-batches, does an optimizer step and evaluates an image of each test set;
-    on GPUs a few more, since the first ones are slower. Nothing is written but the user's cache of
-    text features.
+    Loads ``BATCHES`` micro-batches, does up to ``REPEATS`` optimizer steps and evaluates as many
+    images of each test set. Nothing is written but the user's cache of text features.
 
     Args:
         trainer: with its weights loaded (:meth:`Trainer.resume_or_load`), which the step changes.
@@ -107,19 +109,21 @@ def _load(trainer: Trainer) -> tuple[float, list[Batch]]:
 
 
 def _step(trainer: Trainer, batches: Sequence[Batch]) -> float:
-    """Do optimizer steps, the first of which is timed only if it is the only one."""
+    """Do optimizer steps and return the seconds of the last."""
     device = torch.device(trainer.cfg.MODEL.DEVICE)
-    endless, seconds = itertools.cycle(batches), []
+    endless, seconds = itertools.cycle(batches), 0.0
     logger.info("Dry run: a step of %d images", trainer.cfg.SOLVER.IMS_PER_BATCH)
     with tf32(trainer.cfg.SOLVER.TF32, device):
-        for iteration in range(_repeats(device)):
+        for iteration in range(REPEATS):
             start = time.perf_counter()
             parts = list(itertools.islice(endless, trainer.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS))
             trainer.step(parts, iteration=iteration)
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    return seconds[-1]
+            seconds = time.perf_counter() - start
+            if max(comm.all_gather(seconds)) > PATIENCE:  # processes step together
+                break
+    return seconds
 
 
 def _evaluate(trainer: Trainer, text: TextEncoder) -> dict[str, float]:
@@ -132,7 +136,7 @@ def _evaluate(trainer: Trainer, text: TextEncoder) -> dict[str, float]:
     for test_set in trainer.test_sets:
         segmenter, evaluator = prepare_evaluation(trainer.cfg, trainer.model, test_set, text)
         logger.info("Dry run: evaluating an image of %s", test_set.name)
-        images = itertools.islice(test_set.loader, _repeats(trainer.model.device))
+        images = itertools.islice(test_set.loader, REPEATS)
         evaluator.reset()
         seconds[test_set.name] = 0.0  # of a process without images
         with torch.no_grad(), evaluation_precision(trainer.cfg):
@@ -140,12 +144,9 @@ def _evaluate(trainer: Trainer, text: TextEncoder) -> dict[str, float]:
                 start = time.perf_counter()
                 evaluator.process(batch, segmenter(batch))
                 seconds[test_set.name] = time.perf_counter() - start
+                if seconds[test_set.name] > PATIENCE:
+                    break
     return seconds
-
-
-def _repeats(device: torch.device) -> int:
-    """Steps or images: on a GPU, kernels are chosen and compiled during the first ones."""
-    return 3 if device.type == "cuda" else 1
 
 
 def _slowest(rehearsals: Sequence[Rehearsal]) -> Rehearsal:

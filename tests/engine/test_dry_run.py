@@ -1,3 +1,4 @@
+import itertools
 import logging
 import re
 
@@ -26,15 +27,16 @@ def test_a_dry_run_tries_every_part_and_writes_nothing(prepared, tmp_path, caplo
     )
     seen = []
     trainer.model.decoder.register_forward_hook(
-        lambda model, args, _: seen.append((model.training, args[2].num_classes))
+        lambda _, args, __: seen.append(args[2].num_classes)
     )
     before = [p.clone() for p in trainer.model.parameters() if p.requires_grad]
     with caplog.at_level(logging.INFO):
         dry_run(trainer)
     training = trainer.model.train_class_list
-    assert seen[:2] == [(True, len(training))] * 2  # a step of two micro-batches
-    evaluated = [test_set.class_list for test_set in trainer.test_sets]
-    assert [count for _, count in seen[2:]] == [len(classes) for classes in evaluated]
+    classes = [len(training), *(len(test_set.class_list) for test_set in trainer.test_sets)]
+    runs = [(count, len([*passes])) for count, passes in itertools.groupby(seen)]
+    assert [count for count, _ in runs] == classes
+    assert runs[0][1] in (2, 4, 6)  # steps of two micro-batches; only one if that is slow
     after = [p for p in trainer.model.parameters() if p.requires_grad]
     assert any(not one.equal(other) for one, other in zip(before, after, strict=True))
     assert list(tmp_path.iterdir()) == []
