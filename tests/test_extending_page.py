@@ -1,33 +1,26 @@
 """The examples of docs/extending.md, in their order."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ita.cli import main
+from tests.pages import DOCS, blocks
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-
-
-def blocks(language):
-    text = PAGE.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+PAGE = DOCS / "extending.md"
 
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory):
     """The variables that all examples leave."""
     values = {}
-    export, make = "".join(blocks("bash")).splitlines()
+    export, make = "".join(blocks(PAGE, "bash")).splitlines()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
         patch.setenv(*export.removeprefix("export ").split("="))
         assert main(make.split()[1:]) == 0
-        for block in blocks("python"):
+        for block in blocks(PAGE, "python"):
             exec(compile(block, str(PAGE), "exec"), values)
         yield values
     for catalog in (DatasetCatalog, MetadataCatalog):

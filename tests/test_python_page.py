@@ -1,19 +1,12 @@
 """The examples of docs/python.md, in their order."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 import ita
 from ita.cli import main
+from tests.pages import DOCS, blocks
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "python.md"
-
-
-def blocks(language):
-    text = PAGE.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+PAGE = DOCS / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +15,11 @@ def page(tmp_path_factory):
     folder, values = tmp_path_factory.mktemp("page"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in "".join(blocks("bash")).splitlines():
+        for command in "".join(blocks(PAGE, "bash")).splitlines():
             words = command.split()
             assert words[0] == "ita"
             assert main(words[1:]) == 0
-        for block in blocks("python"):
+        for block in blocks(PAGE, "python"):
             exec(compile(block, str(PAGE), "exec"), values)
     return values, folder
 

@@ -4,12 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "quickstart.md"
+from tests.pages import DOCS, blocks
+
+PAGE = DOCS / "quickstart.md"
 # Runs a script's lines, "export" and "ita", in one process, which imports the libraries once.
 SHELL = """
 import os, shlex, sys
@@ -29,8 +29,7 @@ for line in sys.stdin.read().replace("\\\\\\n", "").splitlines():
 def folder(tmp_path_factory):
     """The folder in which all commands ran."""
     folder = tmp_path_factory.mktemp("quickstart")
-    blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.M | re.DOTALL)
-    setup, commands = "make setup && source .venv/bin/activate\n", "".join(blocks)
+    setup, commands = "make setup && source .venv/bin/activate\n", "".join(blocks(PAGE, "bash"))
     assert commands.startswith(setup)
     done = subprocess.run(
         [sys.executable, "-c", SHELL],

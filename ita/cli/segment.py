@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ita.cli import garbage_collection_paused
+from ita.cli.model_options import add_model_arguments, check_model_options, load_predictor
 from ita.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,20 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"lowest score of the segments of --task instance, in 0-1 (default: {MIN_SCORE})",
     )
     add("--output", required=True, type=Path, metavar="DIR", help="output folder")
-    add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
-    add(
-        "--weights",
-        default="",
-        metavar="FILE",
-        help="checkpoint (default: MODEL.WEIGHTS); with --runtime onnx the folder of ita export",
-    )
-    add("--device", help="device, such as cuda (default: that of the config)")
-    add(
-        "--precision",
-        default="auto",
-        metavar="TYPE",
-        help="float32, bfloat16, float16 or auto, the fastest of the device (default: auto)",
-    )
+    add_model_arguments(parser, "; with --runtime onnx the folder of ita export")
     add(
         "--runtime",
         choices=RUNTIMES,
@@ -148,14 +136,10 @@ def load_model(options: argparse.Namespace, classes: "ClassList") -> "SegmentIma
         raise UserError("--min-score needs --task instance")
     if options.runtime == "onnx":
         return load_exported(options, classes)
-    if options.config_file is None and options.weights:
-        raise UserError("--weights needs the --config-file of its model")
+    check_model_options(options)
     if options.config_file is None:
         sys.stderr.write("no --config-file: using the toy model, which knows drawn shapes only\n")
-    with garbage_collection_paused():
-        from ita.predictor import load
-
-    model = load(options.config_file, options.weights, options.device, precision=options.precision)
+    model = load_predictor(options)
     panoptic, instances = options.task == "panoptic", options.task == "instance"
     least = MIN_SCORE if options.min_score is None else options.min_score
 

@@ -13,8 +13,8 @@ import os
 import sys
 
 from ita.cli import garbage_collection_paused
+from ita.cli.model_options import add_model_arguments, check_model_options, load_predictor
 from ita.cli.types import positive_int
-from ita.errors import UserError
 
 LOOPBACK = "127.0.0.1"
 PORT = 7860
@@ -27,15 +27,7 @@ TOY_NOTE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add = parser.add_argument
-    add("--config-file", metavar="FILE", help="config of the model (default: the toy model)")
-    add("--weights", default="", metavar="FILE", help="checkpoint (default: MODEL.WEIGHTS)")
-    add("--device", help="device, such as cuda (default: that of the config)")
-    add(
-        "--precision",
-        default="auto",
-        metavar="TYPE",
-        help="float32, bfloat16, float16 or auto, the fastest of the device (default: auto)",
-    )
+    add_model_arguments(parser)
     add("--host", default=LOOPBACK, help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=PORT, help="port, 0 for a free one (default: %(default)s)")
     for name, default, text in (
@@ -57,13 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Load the model and serve the page until Ctrl-C."""
-    if options.config_file is None and options.weights:
-        raise UserError("--weights needs the --config-file of its model")
+    check_model_options(options)
     # Before Gradio is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     with garbage_collection_paused():
         from ita.extras import optional_module
-        from ita.predictor import load
         from ita.web.limits import MEGA, Limits
 
         optional_module("gradio", "ita web", extra="web")
@@ -77,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         sessions=options.max_sessions,
     )
     note = "" if options.config_file else TOY_NOTE
-    model = load(options.config_file, options.weights, options.device, precision=options.precision)
+    model = load_predictor(options)
     try:
         serve(model, limits, options.host, options.port, _announce, note)
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
-"""HTML pages from the templates of this package, each a single file without scripts."""
+"""HTML from templates, and images within it."""
 
+import base64
 import functools
 import re
 from typing import Any
@@ -10,23 +11,26 @@ from markupsafe import Markup, escape
 from ita.reports.numbers import format_number
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template of ``ita/reports/templates``; all values are escaped.
+def render(template: str, *, package: str = "ita.reports", **values: Any) -> str:
+    """Fill a template; all values are escaped.
 
     Args:
         template: file name.
+        package: the package whose folder ``templates`` has it.
         values: variables of the template.
-
-    Returns:
-        The page.
     """
-    return _environment().get_template(template).render(values)
+    return _environment(package).get_template(template).render(values)
+
+
+def image_uri(content: bytes, kind: str) -> str:
+    """Return the content of an image file as an address; ``kind`` is jpeg, png or webp."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ita.reports"),
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,6 +1,5 @@
 """The report of an evaluation: report.html beside results.json."""
 
-import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ita.evaluation.semantic import IOU_PREFIX
 from ita.files import write_atomically
 from ita.reports.curves import curves_so_far, draw_curves
 from ita.reports.evaluated_pictures import BEST, FIRST, WORST
-from ita.reports.pages import render
+from ita.reports.pages import image_uri, render
 from ita.reports.result_files import RESULTS_FILE, read_results
 from ita.reports.tables import COLUMNS, SUBSETS
 
@@ -198,4 +197,4 @@ def data_uri(path: Path, width: int = PICTURE_WIDTH) -> str:
     picture.thumbnail((width, picture.height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=80, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return image_uri(buffer.getvalue(), "jpeg")

@@ -1,14 +1,13 @@
 """HTML of the page's parts, from templates that escape all values."""
 
-import base64
 import functools
 import json
 
-import jinja2
 import numpy as np
 from PIL import Image
 
 from ita.errors import UserError
+from ita.reports.pages import image_uri, render
 from ita.reports.pictures import encode_picture
 from ita.web.answering import Answer
 from ita.web.regions import Regions, regions_of
@@ -17,6 +16,8 @@ from ita.web.regions import Regions, regions_of
 MAX_SIDE = 1024
 # Dominant categories that are listed.
 MAX_DOMINANT = 8
+
+_render = functools.partial(render, package="ita.web")
 
 
 def render_answer(answer: Answer) -> str:
@@ -78,20 +79,4 @@ def _reduce(pixels: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
 
 
 def _data_url(pixels: np.ndarray, suffix: str) -> str:
-    content = base64.b64encode(encode_picture(pixels, suffix)).decode("ascii")
-    return f"data:image/{suffix[1:]};base64,{content}"
-
-
-def _render(template: str, **values: object) -> str:
-    return _environment().get_template(template).render(values)
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("ita.web"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    return image_uri(encode_picture(pixels, suffix), suffix[1:])

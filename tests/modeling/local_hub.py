@@ -1,10 +1,10 @@
 """A server on this machine that answers as the Hugging Face Hub does."""
 
-import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from huggingface_hub import constants
+
+from tests.serving import serving
 
 COMMIT = "89abcdef" * 5
 # Port 9 is that of a service that no machine runs.
@@ -69,13 +69,5 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def serve(files):
-    with Hub(files) as hub:
-        thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    return serving(Hub(files))

@@ -3,10 +3,9 @@
 import base64
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.serving import serving
 
 SHA = "0123456789" * 4
 
@@ -20,17 +19,9 @@ class FakeHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-@contextmanager
-def running_hub(token: str) -> Iterator[FakeHub]:
+def running_hub(token):
     """Serve an empty hub inside the block."""
-    with FakeHub(token) as hub:
-        thread = threading.Thread(target=hub.serve_forever)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    return serving(FakeHub(token))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,31 @@
+"""Signals that a process notes; the stopping of trainings is in tests/engine/test_stopping.py."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os, signal, sys, time
+from ita.signals import noted_signals
+with noted_signals() as signals:
+    for pause in map(float, sys.argv[1:]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(pause)
+    print(signals.name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pauses", "code", "output"),
+    [
+        (["0"], 0, "SIGTERM\n"),
+        (["0", "0"], 0, "SIGTERM\n"),  # of a terminal and a launcher
+        (["1.2", "0"], 128 + signal.SIGTERM, ""),
+    ],
+)
+def test_the_second_signal_ends_the_process(pauses, code, output):
+    command = [sys.executable, "-c", SCRIPT, *pauses]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, output)
