@@ -188,6 +188,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.TF32 = True
     # Use operators that give equal bits in every run, on GPUs too, where they are slower.
     cfg.SOLVER.DETERMINISTIC = False
+    # Number of newest periodic checkpoints that are kept; 0 keeps all.
+    cfg.SOLVER.CHECKPOINT_KEEP_LAST = 0
+    # Keep those after a multiple of so many iterations too; 0 for none.
+    cfg.SOLVER.CHECKPOINT_KEEP_EVERY = 0
     # Tracker that gets the scalars of a training besides TensorBoard: "" for none, "wandb" or
     # "trackio", which need the package's extra of that name (docs/training.md).
     cfg.SOLVER.TRACKER = ""

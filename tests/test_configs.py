@@ -16,7 +16,7 @@ from ita.build import inference_options
 from ita.classes import ClassList
 from ita.config import load_config
 from ita.data.catalogue import CATALOGUE
-from ita.engine.checkpoint import Checkpointer
+from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import evaluate
 from ita.meta_arch import build_model
 from ita.modeling.vocabulary import TextEncoder

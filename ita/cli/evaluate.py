@@ -14,4 +14,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="evaluate the last checkpoint of OUTPUT_DIR"
     )
-    parser.set_defaults(run=train.run, eval_only=True, dry_run=False)
+    parser.set_defaults(run=train.run, eval_only=True, dry_run=False, overwrite=False)

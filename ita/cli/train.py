@@ -17,7 +17,13 @@ _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of Detectron2's training scripts, and ``--vocabulary``."""
     add_run_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
+    former = parser.add_mutually_exclusive_group()
+    former.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
+    former.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="train anew in an OUTPUT_DIR that has a run, and remove its checkpoints and results",
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS")
     instead.add_argument(

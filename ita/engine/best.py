@@ -5,7 +5,8 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ita.engine.checkpoint import SELECTION, Checkpointer, read_checkpoint
+from ita.engine.checkpoint import SELECTION, read_checkpoint
+from ita.engine.checkpointer import Checkpointer
 from ita.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)

@@ -1,19 +1,19 @@
-"""Checkpoints: trainable parameters and training state, written atomically."""
+"""Files of checkpoints: reading, checking, converting and writing them."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from fvcore.common.checkpoint import Checkpointer as FvcoreCheckpointer
 from torch import Tensor, nn
 
 from ita.classes import ClassList
 from ita.errors import UserError
-from ita.files import find_file, write_atomically, written_whole
+from ita.files import find_file, written_whole
 from ita.modeling.conversion import (
     EMPTY_WEIGHT,
     ITA,
@@ -37,90 +37,6 @@ LAST_CHECKPOINT = "last_checkpoint"
 CLASSES = "train_classes"
 # Checkpoint key of the metric and value that a checkpoint was selected by.
 SELECTION = "selected_by"
-
-
-class Checkpointer(FvcoreCheckpointer):
-    """Save and load a model's trained weights with optimizer, schedule and iteration.
-
-    The file format is Detectron2's: ``{"model": ..., "trainer": ..., "iteration": ...}``, with
-    ``last_checkpoint`` naming the newest file. The frozen CLIP's weights are not saved and not
-    required for loading; files that contain them can be loaded, as can ``.safetensors`` files of
-    weights. Only the main process writes. Every process reads, so the files must be visible to all
-    of them.
-    """
-
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
-        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
-        self.path_manager = PathManager
-        self.logger = logger
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth, then mark it as the last checkpoint.
-
-        Raises:
-            UserError: the folder cannot be written or is full; existing files are left unchanged.
-        """
-        if not self.save_dir or not self.save_to_disk:
-            return
-        states = {key: state.state_dict() for key, state in self.checkpointables.items()}
-        path = self.save_weights(name, **states, **kwargs)
-        self.tag_last_checkpoint(path.name)
-
-    def save_weights(self, name: str, **content: Any) -> Path:
-        """Write ``name``.pth with the trained weights, their class list and ``content`` only.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            UserError: see :meth:`save`.
-        """
-        state = trained_content(self.model)
-        path = Path(self.save_dir, f"{name}.pth")
-        self.logger.info("Saving checkpoint to %s", path)
-        _save_atomically({**state, **content}, path)
-        return path
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Mark a file of the folder as the checkpoint that a run resumes from."""
-        path = Path(self.save_dir, LAST_CHECKPOINT)
-        write_atomically(path, last_filename_basename.encode())
-
-    def load(self, path: str, checkpointables: Sequence[str] | None = None) -> dict[str, Any]:
-        """Load weights and the named states (default: all) from a file; "" loads nothing.
-
-        Returns:
-            The remaining content of the file.
-
-        Raises:
-            UserError: the file does not exist, is unreadable or truncated, has weights of other
-                shapes or of another model, or a state that does not fit.
-        """
-        if not path:
-            self.logger.info("MODEL.WEIGHTS is empty: starting from the initial weights")
-            return {}
-        self.logger.info("Loading %s", path)
-        checkpoint = read_checkpoint(local_path(path))
-        load_weights(self.model, checkpoint.pop("model"), path)
-        for key in self.checkpointables if checkpointables is None else checkpointables:
-            if key not in checkpoint:
-                raise UserError(f"{path} has weights but no training state to resume from")
-            try:
-                self.checkpointables[key].load_state_dict(checkpoint.pop(key))
-            except (ValueError, KeyError, TypeError, RuntimeError) as error:
-                raise UserError(
-                    f"cannot resume from {path}, which was written with another config or version: "
-                    f"{reason(error)}"
-                ) from error
-        return checkpoint
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resume from the folder's last checkpoint, or else load only the weights of ``path``."""
-        if resume and self.has_checkpoint():
-            return self.load(self.get_checkpoint_file())
-        if resume:
-            self.logger.info("No checkpoint to resume from in %s", self.save_dir)
-        return self.load(path, checkpointables=[])
 
 
 def trained_content(model: nn.Module) -> dict[str, Any]:
@@ -255,24 +171,16 @@ def export_weights(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     if Path(path).suffix == SAFETENSORS:
         write_tensors(path, checkpoint["model"], beside)
     else:
-        _save_atomically({"model": checkpoint["model"], **beside}, Path(path))
+        save_checkpoint({"model": checkpoint["model"], **beside}, Path(path))
 
 
-def last_checkpoint(folder: str | Path) -> str:
-    """Return the path of the newest checkpoint in a run's folder; "" if there is none."""
-    try:
-        name = Path(folder, LAST_CHECKPOINT).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
-    return str(Path(folder, name))
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without executing any code in it.
 
     Args:
         path: a ``torch.save`` file, with the weights at the top level or under a separate key, or
             a ``.safetensors`` file.
+        verify: compare the content of a ``torch.save`` file with the checksums in it.
 
     Returns:
         The file's dict, with the weights by name under "model".
@@ -281,6 +189,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file does not exist, is not a checkpoint or is damaged.
     """
     content = read_tensors(path, "checkpoint")
+    if verify:
+        check_intact(path)
     key = next((k for k in WEIGHTS_KEYS if isinstance(content.get(k), dict)), None)
     weights = content if key is None else content.pop(key)
     weights = _without_wrapper({k: v for k, v in weights.items() if isinstance(v, Tensor)})
@@ -288,6 +198,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} has no weights")
     extra = read_metadata(path) if key is None else content
     return {**extra, "model": weights}
+
+
+def check_intact(path: str | Path) -> None:
+    """Compare the content of a ``torch.save`` file with the checksums that PyTorch writes into it.
+
+    Files in other formats have none.
+
+    Raises:
+        UserError: the content does not fit its checksums.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+        raise UserError(f"checkpoint {path} is damaged ({reason(error)})") from error
+    if damaged is not None:
+        raise UserError(f"checkpoint {path} is damaged: {damaged} does not fit its checksum")
+
+
+def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a ``torch.save`` file atomically, creating its folder.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as partial, open(partial, "wb") as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        raise UserError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 
 def _frozen_keys(model: nn.Module) -> set[str]:
@@ -335,15 +278,6 @@ def _differing_keys(weights: dict[str, Tensor], model: dict[str, Tensor]) -> str
         "MODEL.ITA.SELF_ATTENTION": (saved.self_attention, built.self_attention),
     }
     return ", ".join(f"{key} {theirs}" for key, (theirs, ours) in keys.items() if theirs != ours)
-
-
-def _save_atomically(state: dict[str, Any], path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as partial, open(partial, "wb") as file:
-            torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        raise UserError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 
 def _join_names(names: Iterable[str]) -> str:

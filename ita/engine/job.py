@@ -3,16 +3,21 @@
 import argparse
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from ita.config import load_config
 from ita.data.registration import register_all
-from ita.engine.checkpoint import broadcast_weights, last_checkpoint
+from ita.engine.checkpoint import broadcast_weights
 from ita.engine.dry_run import dry_run
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.loading import load_model_and_source
+from ita.engine.recovery import find_resumable
+from ita.engine.run_folder import RunFolder, evaluation_folder, refuse_run
 from ita.engine.setup import (
     RunLog,
     choose_device,
@@ -63,18 +68,29 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
     """
     if not options.eval_only:
         require_device(cfg)
+    elif options.overwrite:
+        raise UserError("--overwrite is for training; an evaluation never replaces results")
     log = start_process(cfg, warnings)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)
         return 0
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=options.resume)
+    if comm.is_main_process() and not (options.resume or options.overwrite):
+        refuse_run(Path(cfg.OUTPUT_DIR))
     if options.dry_run:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=options.resume)
         dry_run(trainer)
         return 0
-    log.open_folder(cfg)
-    trainer.train()
+    with claimed_by_main_process(cfg) as folder:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=options.resume)
+        if folder:
+            folder.open()
+            if options.overwrite:
+                folder.discard_run()
+        log.open_folder(cfg)
+        trainer.train()
     return STOPPED if trainer.stopped else 0
 
 
@@ -97,12 +113,15 @@ def start_process(cfg: CfgNode, warnings: Iterable[str] = ()) -> RunLog:
 
 
 def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
-    """Evaluate ``MODEL.WEIGHTS`` or, with ``resume``, the last checkpoint of ``OUTPUT_DIR``."""
+    """Evaluate ``MODEL.WEIGHTS`` or, with ``resume``, the last checkpoint of ``OUTPUT_DIR``.
+
+    Beside a run, the results get a folder of their own (:func:`evaluation_folder`).
+    """
     test_sets = load_test_sets(cfg)
     if not test_sets:
         raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
     if resume:
-        cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
+        cfg.MODEL.WEIGHTS = str(find_resumable(Path(cfg.OUTPUT_DIR)) or cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
             raise UserError(f"--resume: there is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})")
     source = None
@@ -112,5 +131,15 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
         logger.warning("MODEL.WEIGHTS is empty: evaluating random weights")
         model = build_model(cfg).eval()
     broadcast_weights(model)
-    log.open_folder(cfg)
-    evaluate(cfg, model, test_sets, run=source)
+    folder = str(evaluation_folder(Path(cfg.OUTPUT_DIR))) if comm.is_main_process() else ""
+    cfg.OUTPUT_DIR = comm.all_gather(folder)[0]
+    with claimed_by_main_process(cfg) as claimed:
+        if claimed:
+            claimed.open()
+        log.open_folder(cfg)
+        evaluate(cfg, model, test_sets, run=source)
+
+
+def claimed_by_main_process(cfg: CfgNode) -> AbstractContextManager[RunFolder | None]:
+    """Claim ``OUTPUT_DIR`` for the job, inside the block; None in all processes but the main."""
+    return RunFolder(Path(cfg.OUTPUT_DIR)) if comm.is_main_process() else nullcontext()

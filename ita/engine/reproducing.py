@@ -17,7 +17,7 @@ from ita.engine.benchmark_lists import difference, short_hash
 from ita.engine.checkpoint import broadcast_weights
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.finished import FINISHED, mark_finished, read_finished
-from ita.engine.job import start_process
+from ita.engine.job import claimed_by_main_process, start_process
 from ita.engine.launch import launch, under_torchrun
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.planning import Plan, SetPlan, config_of_set
@@ -74,24 +74,27 @@ def _evaluate_sets(cfg: CfgNode, args: argparse.Namespace, *, sets: Sequence[Set
     log = start_process(cfg)
     model, source = load_model_and_source(cfg, cfg.MODEL.WEIGHTS)
     broadcast_weights(model)
-    log.open_folder(cfg)
-    text = TextEncoder(
-        model.backbone,
-        collective=True,
-        cache=FeatureCache.of_user(),
-        progress=show_progress,
-    )
-    for item in sets:
-        own = config_of_set(cfg, item.settings)
-        test_sets = load_test_sets(own)
-        start = time.perf_counter()
-        evaluate(own, model, test_sets, text=text, run=source)
-        seconds = time.perf_counter() - start
-        if comm.is_main_process():
-            finished = {"dependencies": item.dependencies, "seconds": seconds}
-            mark_finished(Path(own.OUTPUT_DIR), finished)
-            logger.info("Finished %s", item.title)
-        comm.synchronize()
+    with claimed_by_main_process(cfg) as folder:
+        if folder:
+            folder.open()
+        log.open_folder(cfg)
+        text = TextEncoder(
+            model.backbone,
+            collective=True,
+            cache=FeatureCache.of_user(),
+            progress=show_progress,
+        )
+        for item in sets:
+            own = config_of_set(cfg, item.settings)
+            test_sets = load_test_sets(own)
+            start = time.perf_counter()
+            evaluate(own, model, test_sets, text=text, run=source)
+            seconds = time.perf_counter() - start
+            if comm.is_main_process():
+                finished = {"dependencies": item.dependencies, "seconds": seconds}
+                mark_finished(Path(own.OUTPUT_DIR), finished)
+                logger.info("Finished %s", item.title)
+            comm.synchronize()
 
 
 def _read_results(plan: Plan, item: SetPlan) -> dict[str, Any]:

@@ -23,12 +23,13 @@ from ita.config import flatten
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
-from ita.engine.checkpoint import Checkpointer
+from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
 from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput, TrainingBar
 from ita.engine.loading import source_of_list
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
+from ita.engine.recovery import Retention
 from ita.engine.state import RunState, deterministic, seed_step
 from ita.engine.step import OptimizerStep
 from ita.engine.trackers import TrackerWriter, require_tracker
@@ -86,7 +87,14 @@ class Trainer(TrainerBase):
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.step = _build_step(cfg, self.model, self.optimizer)
-        self.checkpointer = Checkpointer(self.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = Checkpointer(
+            self.model,
+            cfg.OUTPUT_DIR,
+            retention=Retention(
+                last=cfg.SOLVER.CHECKPOINT_KEEP_LAST, every=cfg.SOLVER.CHECKPOINT_KEEP_EVERY
+            ),
+            trainer=weakref.proxy(self),
+        )
         self.best: BestCheckpoint | None = None
         if cfg.TEST.BEST_METRIC and self.test_sets and comm.is_main_process():
             self.best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
@@ -102,12 +110,13 @@ class Trainer(TrainerBase):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from ``OUTPUT_DIR``'s last checkpoint, or else start from ``MODEL.WEIGHTS``.
 
+        A last checkpoint that is missing or damaged is replaced by the newest intact one.
+
         Raises:
             UserError: the checkpoint does not exist, is damaged or does not fit.
         """
-        resumed = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
-        if resumed:
+        if self.checkpointer.resumed_from is not None:
             # A checkpoint stores the last finished iteration.
             self.start_iter = self.iter + 1
             if self.best is not None:
@@ -130,7 +139,7 @@ class Trainer(TrainerBase):
         if self.start_iter >= self.max_iter:
             logger.info(
                 "Nothing to train: %s has finished all %d iterations",
-                self.checkpointer.get_checkpoint_file(),
+                self.checkpointer.resumed_from,
                 self.max_iter,
             )
             self._evaluate()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ita.engine.checkpoint import export_weights, last_checkpoint, read_checkpoint
+from ita.engine.checkpoint import export_weights, read_checkpoint
 from ita.errors import UserError
 from ita.files import write_atomically
 from ita.predictor.model_folder import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
@@ -50,7 +50,7 @@ def train_toy_model(folder: Path, work: Path, scenes: int, iterations: int) -> s
         *("SOLVER.MAX_ITER", str(iterations)),
         *("SOLVER.STEPS", f"({iterations * 4 // 5},)"),
     )
-    checkpoint = read_checkpoint(last_checkpoint(run))
+    checkpoint = read_checkpoint(run / "model_final.pth")
     export_weights(checkpoint, folder / WEIGHTS_NAME)
     table = _table(read_results(run))
     card = _CARD.format(

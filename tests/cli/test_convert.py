@@ -5,7 +5,8 @@ import torch
 
 from ita.cli import main
 from ita.cli.convert import KEPT, TARGETS
-from ita.engine.checkpoint import Checkpointer, read_checkpoint
+from ita.engine.checkpoint import read_checkpoint
+from ita.engine.checkpointer import Checkpointer
 from ita.modeling.conversion import EMPTY_WEIGHT, KINDS
 
 

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from ita.engine.best import BestCheckpoint, check_best_metric
-from ita.engine.checkpoint import Checkpointer, last_checkpoint, read_checkpoint
+from ita.engine.checkpoint import read_checkpoint
+from ita.engine.checkpointer import Checkpointer
 from ita.engine.loading import describe_source, load_model_and_source
+from ita.engine.recovery import find_resumable
 from ita.engine.trainer import Trainer
 from ita.errors import UserError
 
@@ -40,7 +42,7 @@ def test_the_best_evaluation_is_kept(tmp_path):
     assert "trainer" not in checkpoint
     assert checkpoint["iteration"] == 199
     # A run resumes from its last checkpoint, which this is not.
-    assert last_checkpoint(tmp_path) == ""
+    assert find_resumable(tmp_path) is None
 
 
 def test_a_resumed_run_knows_its_best(tmp_path):

@@ -6,7 +6,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ita.engine.checkpoint import Checkpointer
+from ita.engine.checkpointer import Checkpointer
 from ita.errors import UserError
 
 

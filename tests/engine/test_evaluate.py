@@ -10,7 +10,7 @@ from torch import nn
 from ita.classes import ClassList, read_class_list
 from ita.data.registration import register_all
 from ita.engine import evaluate as evaluating
-from ita.engine.checkpoint import Checkpointer
+from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import evaluate
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.precision import tf32

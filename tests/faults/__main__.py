@@ -6,6 +6,7 @@ python -m tests.faults --slow checkpoints
 
 import argparse
 import sys
+import time
 
 from tests.faults.table import format_results, rows, try_all
 
@@ -23,8 +24,9 @@ def main() -> int:
         if (not options.themes or entry[0] in options.themes)
         and (options.slow or not entry[2].slow)
     ]
+    start = time.monotonic()
     results = list(try_all(chosen))
-    sys.stdout.write(format_results(results))
+    sys.stdout.write(format_results(results, time.monotonic() - start))
     return int(any(problems for *_, problems in results))
 
 

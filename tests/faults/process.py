@@ -63,6 +63,16 @@ class Command:
             assert time.monotonic() < end, f"no {text!r} in {self.output[-2000:]}"
             time.sleep(0.01)
 
+    def wait_for_file(self, folder: Path, pattern: str, *, after: float) -> None:
+        """Wait until a folder has a file of a name, some seconds from now, or until it ends."""
+        self.sleep(after)
+        while self._process.is_alive() and not any(folder.glob(pattern)):
+            pass  # such files last for milliseconds
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, at most until it ends."""
+        self._process.join(seconds)
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)
@@ -81,6 +91,8 @@ def _run(words: list[str], environment: dict[str, str], stdout: str, stderr: str
     for path, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), stream.fileno())
     os.environ.update(environment)
+    # As in a process that a shell starts: the fork server would be the parent of its workers.
+    multiprocessing.set_start_method("fork", force=True)
     os.chdir(REPOSITORY)
     sys.argv = words
     from ita.cli import main

@@ -3,7 +3,6 @@
 import importlib
 import pkgutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -42,9 +41,8 @@ def try_all(chosen: Iterable[tuple[str, str, Fault]]) -> Iterator[tuple[str, Fau
             yield theme, row, row.problems(World(world, scenes))
 
 
-def format_results(results: Iterable[tuple[str, Fault, list[str]]]) -> str:
-    """Format the table in Markdown, with the counts below it."""
-    start = time.monotonic()
+def format_results(results: Iterable[tuple[str, Fault, list[str]]], seconds: float) -> str:
+    """Format the table in Markdown, with the counts and the seconds that it took below it."""
     lines, lost = [], []
     for theme, row, problems in results:
         verdict = "lost" if problems else "survived"
@@ -54,4 +52,4 @@ def format_results(results: Iterable[tuple[str, Fault, list[str]]]) -> str:
     headers = ("theme", "done", "seen", "exit code", "left on disk", "")
     table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     counts = f"{len(lines)} tried, {len(lines) - len(lost)} survived, {len(lost)} lost"
-    return "\n".join([table, "", f"{counts} in {time.monotonic() - start:.0f} s", *lost, ""])
+    return "\n".join([table, "", f"{counts} in {seconds:.0f} s", *lost, ""])

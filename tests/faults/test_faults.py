@@ -19,6 +19,6 @@ def parameters():
         yield pytest.param(row, id=f"{theme}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize("row", parameters())
+@pytest.mark.parametrize("row", list(parameters()))
 def test_row(row, scenes, tmp_path):
     assert row.problems(World(tmp_path, scenes)) == []

@@ -10,7 +10,7 @@ import ita
 from ita.classes import read_class_list
 from ita.cli import main
 from ita.config import load_config
-from ita.engine.checkpoint import Checkpointer
+from ita.engine.checkpointer import Checkpointer
 from ita.errors import UserError
 from ita.files import PACKAGE
 from ita.meta_arch import build_model

@@ -12,7 +12,8 @@ from PIL import Image
 
 import ita
 from ita.config import load_config
-from ita.engine.checkpoint import Checkpointer, export_weights, read_checkpoint
+from ita.engine.checkpoint import export_weights, read_checkpoint
+from ita.engine.checkpointer import Checkpointer
 from ita.engine.setup import best_device
 from ita.errors import UserError
 from ita.meta_arch import build_model

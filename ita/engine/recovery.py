@@ -1,0 +1,129 @@
+"""Which checkpoint of a folder a run resumes from, and which ones are kept."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ita.engine.checkpoint import LAST_CHECKPOINT, check_intact, read_checkpoint
+from ita.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Names of periodic checkpoints, with their last iteration, and of the last one of a run.
+PERIODIC = re.compile(r"model_(\d{7,})\.pth")
+FINAL = "model_final.pth"
+# Key of the training state in a checkpoint.
+TRAINER = "trainer"
+# Maximum number of problems in an error.
+MAX_LISTED = 3
+
+
+def find_resumable(folder: Path) -> Path | None:
+    """Find the checkpoint that a run resumes from; what is wrong with others is logged.
+
+    It is the one that ``last_checkpoint`` names or, if that is not possible, the intact one with
+    the most iterations.
+
+    Args:
+        folder: folder of the run.
+
+    Returns:
+        None if the folder has no checkpoints.
+
+    Raises:
+        UserError: none of the folder's checkpoints is intact.
+    """
+    files = [path for path in folder.glob("model_*.pth") if _is_resumable(path.name)]
+    if not files and not (folder / LAST_CHECKPOINT).exists():
+        return None
+    named, problem = _named_checkpoint(folder)
+    if named is not None and not (problem := _problem(named)):
+        return named
+    problems = [problem]
+    for _, path in sorted(_by_iteration([p for p in files if p != named], problems), reverse=True):
+        if not (problem := _problem(path)):
+            for line in problems:
+                logger.warning("%s", line)
+            logger.warning("resuming from the newest intact checkpoint, %s", path)
+            return path
+        problems.append(problem)
+    more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+    raise UserError(
+        f"no checkpoint to resume from in {folder}: {'; '.join(problems[:MAX_LISTED])}{more}; to "
+        "train anew, choose another OUTPUT_DIR or pass --overwrite instead of --resume"
+    )
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which periodic checkpoints of a run are kept besides the newest one.
+
+    Attributes:
+        last: number of newest ones; 0 keeps all.
+        every: keep also those after a multiple of so many iterations; 0 for none.
+    """
+
+    last: int = 0
+    every: int = 0
+
+    def apply(self, folder: Path) -> None:
+        """Remove the periodic checkpoints that are not kept."""
+        if not self.last:
+            return
+        numbered = sorted(
+            (int(match.group(1)) + 1, path)
+            for path in folder.iterdir()
+            if (match := PERIODIC.fullmatch(path.name))
+        )
+        for finished, path in numbered[: -self.last]:
+            if not self.every or finished % self.every:
+                logger.info("Removing checkpoint %s", path)
+                path.unlink(missing_ok=True)
+
+
+def _is_resumable(name: str) -> bool:
+    return name == FINAL or PERIODIC.fullmatch(name) is not None
+
+
+def _named_checkpoint(folder: Path) -> tuple[Path | None, str]:
+    """Return the existing file that ``last_checkpoint`` names, or None and what is wrong."""
+    path = folder / LAST_CHECKPOINT
+    try:
+        name = path.read_bytes().decode().strip()
+    except FileNotFoundError:
+        return None, f"{path} is missing"
+    except OSError as error:
+        return None, f"cannot read {path}: {error.strerror or error}"
+    except UnicodeDecodeError:
+        return None, f"{path} is damaged: it is not UTF-8"
+    if not name:
+        return None, f"{path} is empty"
+    if "\0" in name or Path(name).name != name:
+        return None, f"{path} is damaged: it has {name[:80]!r} instead of the name of a file"
+    if not os.path.isfile(folder / name):
+        return None, f"{folder / name[:80]}, which {LAST_CHECKPOINT} names, does not exist"
+    return folder / name, ""
+
+
+def _by_iteration(files: list[Path], problems: list[str]) -> Iterator[tuple[int, Path]]:
+    """Yield readable files with their last iteration, which is read without the weights."""
+    for path in files:
+        try:
+            yield int(read_checkpoint(path, verify=False)["iteration"]), path
+        except UserError as error:
+            problems.append(str(error))
+        except (KeyError, TypeError, ValueError):
+            problems.append(f"checkpoint {path} has no iteration")
+
+
+def _problem(path: Path) -> str:
+    """Say why a run cannot resume from a checkpoint; "" if it can."""
+    try:
+        check_intact(path)
+        content = read_checkpoint(path, verify=False)
+    except UserError as error:
+        return str(error)
+    return "" if TRAINER in content else f"{path} has weights but no training state"
