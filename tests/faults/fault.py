@@ -30,7 +30,10 @@ class Fault:
 
     def problems(self, world: World) -> list[str]:
         """Do it; return what is not as declared, in words."""
-        outcome = self.act(world)
+        try:
+            outcome = self.act(world)
+        except AssertionError as error:  # a command hangs, or ends too early
+            return [str(error)]
         output = " ".join((outcome.output + outcome.errors).split())
         found = []
         if outcome.code != self.code:

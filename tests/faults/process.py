@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 # What commands import before they do anything.
 LIBRARIES = ["ita.cli.train", "ita.engine.job", "ita.engine.launch", "ita.predictor"]
 # Seconds after which a command hangs.
@@ -37,9 +39,8 @@ class Command:
         self._stdout, self._stderr = prefix.with_suffix(".out"), prefix.with_suffix(".err")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES)
-        variables = {"OMP_NUM_THREADS": "1", **environment}
         self._process = context.Process(
-            target=_run, args=(list(words), variables, str(self._stdout), str(self._stderr))
+            target=_run, args=(list(words), dict(environment), str(self._stdout), str(self._stderr))
         )
         self._process.start()
         assert self._process.pid
@@ -93,6 +94,7 @@ def _run(words: list[str], environment: dict[str, str], stdout: str, stderr: str
     os.environ.update(environment)
     # As in a process that a shell starts: the fork server would be the parent of its workers.
     multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
     os.chdir(REPOSITORY)
     sys.argv = words
     from ita.cli import main

@@ -1,0 +1,94 @@
+"""Signals to a run."""
+
+import signal
+from dataclasses import replace
+
+from tests.faults.fault import fault
+
+LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
+
+
+def stopped(world, number, **keys):
+    """Stop a long training by a signal; resume it for one more iteration."""
+    command = world.start("train", **{**LONG, **keys})
+    command.wait_for("iter 20/")
+    command.kill(number)
+    outcome = world.finish(command)
+    (path,) = world.run.glob("model_*.pth")
+    finished = int(path.stem.removeprefix("model_")) + 1
+    more = world.train("--resume", SOLVER__MAX_ITER=finished + 1, SOLVER__CHECKPOINT_PERIOD=0)
+    goes_on = f"Training from iteration {finished} to {finished + 1}" in more.output
+    return replace(outcome, left="goes on where it stopped" if goes_on else more.output)
+
+
+@fault(
+    done="Ctrl-C (SIGINT), then --resume",
+    seen="stopped by SIGINT after iteration",
+    code=75,
+    left="goes on where it stopped",
+)
+def interrupted(world):
+    return stopped(world, signal.SIGINT)
+
+
+@fault(
+    done="SIGTERM, then --resume",
+    seen="stopped by SIGTERM after iteration",
+    code=75,
+    left="goes on where it stopped",
+)
+def terminated(world):
+    return stopped(world, signal.SIGTERM)
+
+
+@fault(
+    done="SIGHUP: the terminal is closed; then --resume",
+    seen="stopped by SIGHUP after iteration",
+    code=75,
+    left="goes on where it stopped",
+)
+def hung_up(world):
+    return stopped(world, signal.SIGHUP)
+
+
+@fault(
+    done="SIGUSR1 before SLURM's time limit, with data loader workers; then --resume",
+    seen="stopped by SIGUSR1 after iteration",
+    code=75,
+    left="goes on where it stopped",
+)
+def out_of_time(world):
+    return stopped(world, signal.SIGUSR1, DATALOADER__NUM_WORKERS=1)
+
+
+@fault(
+    done="Ctrl-C while an evaluation is in progress",
+    seen="Results",
+    code=75,
+    left="checkpoints of iterations 2",
+)
+def interrupted_evaluation(world):
+    keys = {
+        **LONG,
+        "DATASETS__TEST": ("toy_val",),
+        "TEST__EVAL_PERIOD": 1,
+        "TEST__REPORT": False,
+        "TEST__NUM_PICTURES": 0,
+    }
+    command = world.start("train", **keys)
+    command.wait_for("Evaluating 3 images")
+    command.kill(signal.SIGINT)
+    return world.finish(command)
+
+
+@fault(
+    done="Ctrl-C of --eval-only while it loads the model",
+    seen="stopped",
+    code=130,
+    left="nothing",
+)
+def interrupted_eval_only(world):
+    command = world.start("train", "--eval-only", DATASETS__TEST=("toy_val",))
+    command.wait_for("SEED 3")
+    command.kill(signal.SIGINT)
+    return world.finish(command)
