@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ita.errors import UserError
+from ita.errors import UserError, shown
 
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
 ITA = "ITA"
@@ -28,6 +28,9 @@ ARCHITECTURES: dict[str, dict[str, object]] = {
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
     },
 }
+
+# Detectron2's schedules, of which the cosine is the closest to a polynomial.
+SCHEDULES = ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR")
 
 # Keys that can only have the value that this code implements, and why; a tuple contains several
 # such values, the suggested one first.
@@ -58,7 +61,7 @@ FIXED: dict[str, tuple[object, str]] = {
         "there is one pixel decoder",
     ),
     "SOLVER.LR_SCHEDULER_NAME": (
-        ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
+        SCHEDULES,
         "the schedules of Detectron2, of which the cosine is the closest to a polynomial",
     ),
     "SOLVER.OPTIMIZER": ("ADAMW", "the recipe's optimizer"),
@@ -181,7 +184,7 @@ def _check_fixed(settings: Mapping[str, Setting]) -> None:
         if not allowed or _ignored(key, settings[key]) or _as_list(value) in allowed:
             continue
         only, reason = " or ".join(map(repr, allowed)), FIXED[key][1]
-        problems.append(f"{key} in {source} can only be {only} here, not {value!r}: {reason}")
+        problems.append(f"{key} in {source} can only be {only} here, not {shown(value)}: {reason}")
         if source != COMMAND_LINE:
             remedy.append(f"{key} {shlex.quote(str(allowed[0]))}")
     if problems:
@@ -197,7 +200,7 @@ def _select_architecture(kept: dict[str, Setting]) -> list[tuple[str, str]]:
         name, source = str(setting.value), setting.source
     if name not in ARCHITECTURES:
         raise UserError(
-            f"{ARCHITECTURE} in {source} is {name!r}; it must be one of "
+            f"{ARCHITECTURE} in {source} is {shown(name)}; it must be one of "
             f"{', '.join(map(repr, ARCHITECTURES))}"
         )
     selected = {k: value for k, value in ARCHITECTURES[name].items() if k not in kept}

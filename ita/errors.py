@@ -2,9 +2,11 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 # Packages that are not on PyPI and therefore not declared as dependencies.
 INSTALLED_APART = ("detectron2", "panopticapi")
+_LONGEST_SHOWN = 120
 
 
 class UserError(Exception):
@@ -27,3 +29,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the closest known word: "did you mean X?", or "" if none is close."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"did you mean {nearest[0]}?" if nearest else ""
+
+
+def shown(value: Any) -> str:
+    """Show a value in a message: on one line, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

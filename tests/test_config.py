@@ -1,6 +1,8 @@
 """Config files, overrides and what is said of wrong ones."""
 
+import itertools
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,16 @@ from detectron2.solver import build_lr_scheduler
 
 from ita.ancestor_keys import FIXED
 from ita.config import load_config
+from ita.config.keys import KEYS, get_value
 from ita.errors import UserError
 from tests.ancestors import BASE, MASK2FORMER, write_ade20k_config, write_configs
 
+SOLVER = "SOLVER:\n  MAX_ITER: 1\n"
+# "Billion laughs": each line has ten times the values of the one before.
+BOMB = "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
+    for before, name in itertools.pairwise("abcdefghi")
+)
 TRAIN = "DATASETS:\n  TRAIN: ('toy_train',)\n"
 ITA_CONFIG = "configs/coco/semantic-segmentation/ita/ita_convnext_large_eval_ade20k.yaml"
 
@@ -132,7 +141,10 @@ def test_bases_that_are_no_config(write, tmp_path):
     assert "nowhere.yaml" in problem(write("_BASE_: nowhere.yaml\n"))
     assert "its _BASE_ chain is circular" in problem(write("_BASE_: config.yaml\n"))
     write("", "empty.yaml")
-    assert "config.yaml" in problem(write("_BASE_: empty.yaml\n"))
+    assert "empty.yaml: it has no 'KEY: value' lines" in problem(write("_BASE_: empty.yaml\n"))
+    assert "its _BASE_ is no file name" in problem(write("_BASE_: {a: 1}\n"))
+    write("SOLVER: 1\n", "flat.yaml")
+    assert "sets SOLVER to a single value" in problem(write("_BASE_: flat.yaml\n" + SOLVER))
 
 
 def test_yaml_cannot_make_objects(write, capsys):
@@ -161,23 +173,115 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "'full_model'"),
         ("INPUT.FORMAT", "BGR", "'RGB'"),
         ("SOLVER.GRADIENT_ACCUMULATION_STEPS", "3", "IMS_PER_BATCH (16)"),
-        ("SOLVER.GRADIENT_ACCUMULATION_STEPS", "0", "IMS_PER_BATCH (16)"),
+        ("SOLVER.GRADIENT_ACCUMULATION_STEPS", "0", "STEPS is 0; it must be an integer from 1 to "),
         ("MODEL.MASK_FORMER.NHEADS", "7", "NHEADS (7)"),
-        ("MODEL.MASK_FORMER.NHEADS", "0", "NHEADS (0)"),
-        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "48", "CONVS_DIM (48)"),
+        ("MODEL.MASK_FORMER.NHEADS", "0", "NHEADS is 0"),
+        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", "48", "CONVS_DIM is 48; it must be a multiple of 32 "),
         ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", "1.5", "IMPORTANCE_SAMPLE_RATIO is 1.5"),
         ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", "0.5", "OVERSAMPLE_RATIO (0.5)"),
         ("MODEL.MASK_FORMER.DEC_LAYERS", "0", "DEC_LAYERS is 0"),
         ("MODEL.ITA.NUM_DOMINANT", "-1", "NUM_DOMINANT is -1"),
         ("MODEL.ITA.DOMINANT_MATCH_WEIGHT", "-1.0", "DOMINANT_MATCH_WEIGHT is -1.0"),
-        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA", "1.1", "ALPHA is 1.1; it must be from 0 to 1"),
-        ("MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA", "-0.1", "BETA is -0.1; it must be from 0 to 1"),
-        ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is empty"),
+        (
+            "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA",
+            "1.1",
+            "ALPHA is 1.1; it must be a number from 0 to 1",
+        ),
+        (
+            "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA",
+            "-0.1",
+            "BETA is -0.1; it must be a number from 0 to 1",
+        ),
+        ("DATASETS.TRAIN", "()", "DATASETS.TRAIN is (); it must be a tuple of at least one text"),
+        ("DATASETS.TRAIN", "(1,)", "DATASETS.TRAIN is (1,); it must be a tuple"),
+        ("DATALOADER.NUM_WORKERS", "-1", "is -1; it must be an integer from 0 to 1024"),
+        ("MODEL.DEVICE", "gpu", "is 'gpu'; it must be cuda, cuda:N (N from 0), mps, cpu or meta"),
+        ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0", "is 0; it must be an integer from 1 to "),
+        ("OUTPUT_DIR", "", "OUTPUT_DIR is ''; it must be text that is not empty"),
+        ("OUTPUT_DIR", "a\0b", r"OUTPUT_DIR is 'a\x00b'; it must be text"),
+        ("OUTPUT_DIR", "2026", "OUTPUT_DIR is 2026; it must be text"),
+        ("SEED", "4294967296", "SEED is 4294967296; it must be an integer from "),
+        ("SOLVER.BASE_LR", "-1", "SOLVER.BASE_LR is -1.0; it must be a number above 0"),
+        ("SOLVER.BASE_LR", "1e999", "SOLVER.BASE_LR is inf; it must be a number above 0"),
+        ("SOLVER.BASE_LR", "None", "SOLVER.BASE_LR is None; it must be a number above 0"),
+        ("SOLVER.STEPS", "(2, 'x')", "is (2, 'x'); it must be a tuple of increasing integers"),
+        ("SOLVER.STEPS", "(3, 2)", "SOLVER.STEPS is (3, 2); it must be a tuple of increasing"),
+        ("SOLVER.MAX_ITER", "30000", "STEPS is (30000,); it must not contain SOLVER.MAX_ITER (30"),
+        ("INPUT.MIN_SIZE_TEST", "-2", "is -2; it must be -1 or an integer from 1 to 32767"),
+        ("INPUT.MIN_SCALE", "2.5", "MIN_SCALE is 2.5; it must be at most INPUT.MAX_SCALE (2.0)"),
         ("DATASETS.TEST_VOCABULARY", "('a', 'b', 'c')", "TEST_VOCABULARY has 3 entries"),
     ],
 )
 def test_values_that_cannot_be(key, value, said, write):
     assert said in problem(write(TRAIN), [key, value])
+
+
+HOSTILE = ["None", "-1", "0", str(10**30), "1e999", "float('nan')", "", "x", "[]", "{}", "()"]
+HOSTILE += ["[None]", "('',)", "True", "1.5", "b'x'", "0x" + "f" * 5000, "[" * 150, "-" * 10**5]
+
+
+def test_every_default_is_in_its_range(write):
+    cfg = load_config(write(TRAIN))
+    assert [k.name for k in KEYS.values() if get_value(cfg, k.name) not in k.range] == []
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_hostile_value_is_in_the_range_or_said_in_one_line(key, write, caplog):
+    path = write(TRAIN)
+    for value in HOSTILE:
+        try:
+            cfg = load_config(path, [key, value])
+        except UserError as error:
+            said = str(error)
+            assert "\n" not in said
+            assert len(said) < 400
+            assert key in said
+        else:
+            assert get_value(cfg, key) in KEYS[key].range
+            cfg.dump()
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, "x", [None], {"a": 1}])
+def test_hostile_values_in_a_file(value, write, caplog):
+    refused = []
+    for key in KEYS:
+        path = write(yaml.safe_dump({"DATASETS": {"TRAIN": ("toy_train",)}} | {key: value}))
+        try:
+            load_config(path)
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) > len(KEYS) / 2
+    assert not any("\n" in said for said in refused)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("SEED: 1\nSEED: 2\n", "'SEED' is there twice"),
+        ("SOLVER:\n  MAX_ITER: 1\n  MAX_ITER: 2\n", "'MAX_ITER' is there twice"),
+        ("SEED: " + "[" * 2000, "more than 50 levels"),
+        ("SEED: " + "{a: " * 2000, "more than 50 levels"),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + BOMB, "more than 100,000 values"),
+        ("a: &a [*a]\n", "*a contains itself"),
+        ("# " + "x" * 2**20, "more than 1,048,576 bytes"),
+        (b"\x80\x81", "codec can't decode"),
+        ("caf\xe9: 1\n".encode("latin-1"), "codec can't decode"),
+        (bytes(range(256)), "cannot read config"),
+        ("SEED: " + "9" * 5000, "a value is invalid"),
+        ("SEED: 2026-99-99\n", "a value is invalid"),
+        ("SEED: !!bool maybe\n", "a value is invalid"),
+        ("SEED: 0x" + "f" * 5000, "SEED in "),
+        ("? [a, b]\n: 1\n", "cannot read config"),
+        ("? {a: b}\n: 1\n", "cannot read config"),
+    ],
+)
+def test_files_that_harm(content, said, write):
+    assert said in problem(write(content))
+
+
+def test_anchors_are_no_harm(write):
+    cfg = load_config(write(TRAIN + "INPUT: {MIN_SIZE_TEST: &n 64, MAX_SIZE_TEST: *n}\n"))
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (64, 64)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ ROOMS = (
     "results",
     "classes",
     "progress",
+    "structured_files",
     "files",
     "signals",
     "extras",

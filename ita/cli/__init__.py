@@ -7,6 +7,7 @@ fast.
 import argparse
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
+    show_every_character()
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _build_parser(words)
     options = parser.parse_args(words)
@@ -68,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output is gone; Python must not try to flush the rest to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def show_every_character() -> None:
+    """Write characters that the terminal's encoding lacks as escapes, rather than stop at them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

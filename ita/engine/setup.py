@@ -94,16 +94,22 @@ def require_device(cfg: CfgNode) -> None:
 
 
 def choose_device(cfg: CfgNode) -> None:
-    """Fall back to the CPU, in place, if the config requests a GPU and none is visible."""
+    """Fall back to the CPU, in place, if the config requests a GPU and none is visible.
+
+    Raises:
+        UserError: the device is not there.
+    """
     if _lacks_gpu(cfg):
         logger.warning("no GPU is visible: using cpu instead of MODEL.DEVICE %s", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
+    device = torch.device(cfg.MODEL.DEVICE)
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and device.index is not None and device.index >= gpus:
         raise UserError(
-            f"MODEL.DEVICE {cfg.MODEL.DEVICE} is not a device; use cuda or cpu"
-        ) from error
+            f"MODEL.DEVICE is {device}; the GPUs that are visible are cuda:0 to cuda:{gpus - 1}"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("MODEL.DEVICE is mps; there is no GPU of Apple; choose cpu")
 
 
 def _lacks_gpu(cfg: CfgNode) -> bool:

@@ -96,3 +96,13 @@ def test_without_detectron2_it_says_how_to_install_it():
     assert done.returncode == 1
     told = "error: detectron2 is not installed; install it with: ita install-detectron2\n"
     assert done.stderr == told
+
+
+def test_a_terminal_without_the_characters_gets_escapes(monkeypatch):
+    """Such as PYTHONIOENCODING=ascii, under which Python itself stops with an error."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(written, encoding="ascii", errors="strict"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(["compare", "/no/such → run"]) == 1
+    sys.stderr.flush()
+    assert written.getvalue().startswith(rb"error: cannot read /no/such \u2192 run: ")

@@ -21,9 +21,15 @@ def test_every_process_draws_numbers_of_its_own(tiny_config, monkeypatch):
     assert len({draw(), draw(rank=1), draw(seed=8), draw(seed=-1)}) == 4
 
 
-def test_a_device_that_is_none(tiny_config):
-    with pytest.raises(UserError, match=r"MODEL\.DEVICE gpu is not a device"):
-        choose_device(tiny_config(MODEL__DEVICE="gpu"))
+def test_devices_that_are_not_there(tiny_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    choose_device(tiny_config(MODEL__DEVICE="cuda:1"))
+    with pytest.raises(UserError, match=r"DEVICE is cuda:2; .* visible are cuda:0 to cuda:1"):
+        choose_device(tiny_config(MODEL__DEVICE="cuda:2"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"DEVICE is mps; there is no GPU of Apple; choose cpu"):
+        choose_device(tiny_config(MODEL__DEVICE="mps"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,4 +1,4 @@
-"""docs/configuration.md, which a script writes from the config's source."""
+"""docs/configuration.md, which a script writes from the table of keys."""
 
 import re
 import sys
@@ -9,7 +9,6 @@ import pytest
 from detectron2.config import get_cfg
 
 from ita.config import add_ita_config, flatten, load_config
-from ita.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
@@ -44,7 +43,7 @@ def test_every_key_that_the_code_reads_is_on_the_page(text):
     read = (
         set(re.findall(r"cfg\.([A-Z_0-9]+(?:\.[A-Z_0-9]+)*)", sources)) & dict(flatten(cfg)).keys()
     )
-    assert len(read) > 60
+    assert len(read) > 50
     assert [key for key in sorted(read) if f"| `{key}` |" not in text] == []
 
 
@@ -55,37 +54,10 @@ def test_the_example_is_a_config(text):
     assert (cfg.SOLVER.STEPS, cfg.TEST.REPORT) == ((20, 30), False)
 
 
-SOURCE = '''
-def _add_some_keys(cfg):
-    """Some keys."""
-    cfg.A = CfgNode()
-    # What it is,
-    # in two lines.
-    cfg.A.B = 1
-
-    # Not of the next one, which follows a blank line.
-
-    # Of this one.
-    cfg.C = ""
-'''
-
-
-def test_the_comment_above_a_key_is_its_meaning():
-    ((title, keys),) = make_config_reference.key_groups(SOURCE, {"A.B": 1, "C": ""})
-    assert title == "Some keys"
-    assert [(key.name, key.default, key.meaning) for key in keys] == [
-        ("A.B", 1, "What it is, in two lines."),
-        ("C", "", "Of this one."),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("removed", "message"),
-    [
-        ("    # Of this one.\n", "C has no comment above it"),
-        ('    """Some keys."""\n', "_add_some_keys has no docstring"),
-    ],
-)
-def test_what_is_not_described_is_an_error(removed, message):
-    with pytest.raises(UserError, match=message):
-        list(make_config_reference.key_groups(SOURCE.replace(removed, ""), {"A.B": 1, "C": ""}))
+def test_the_page_shows_ranges(text):
+    rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
+    assert "| integer from 0 to 1024 |" in rows["DATALOADER.NUM_WORKERS"]
+    assert "| integer from 0 |" in rows["MODEL.ITA.NUM_DOMINANT"]
+    assert "| -1 or an integer from 1 to 32767 |" in rows["INPUT.MIN_SIZE_TEST"]
+    assert "| number above 0 |" in rows["SOLVER.BASE_LR"]
+    assert '| `"prompted"`, `"bare"` |' in rows["MODEL.ITA.CANDIDATE_TEXT"]

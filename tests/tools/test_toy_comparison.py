@@ -220,7 +220,9 @@ def test_wrong_weights_are_refused(words, command, capsys, more, told):
 
 def test_weights_out_of_range_are_refused(words, command, capsys):
     assert main([*words, "--weights", "ita=0,1.5"], command) == 1
-    assert "GEOMETRIC_ENSEMBLE_BETA is 1.5; it must be from 0 to 1" in capsys.readouterr().err
+    assert (
+        "GEOMETRIC_ENSEMBLE_BETA is 1.5; it must be a number from 0 to 1" in capsys.readouterr().err
+    )
 
 
 def test_training_scenes_as_many_as_told(output, words, command, capsys, monkeypatch):
