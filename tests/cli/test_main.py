@@ -1,6 +1,7 @@
 """What the command ``ita`` says besides its subcommands' own output."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 
