@@ -92,7 +92,7 @@ def format_comparison_html(comparison: Comparison) -> str:
         title="Comparison of results",
         comparison=comparison,
         sets=_compared_sets(comparison),
-        curves=Markup(draw_runs(comparison.curves)),
+        curves=Markup(draw_runs(comparison.curves)),  # noqa: S704  a drawing of numbers, which escapes names
         max_open=MAX_OPEN_FACTS,
         cells=cells,
     )

@@ -43,4 +43,4 @@ def _environment(package: str) -> jinja2.Environment:
 
 def _breakable(text: str) -> Markup:
     """Escape a config key, path or name of a run, and let lines break within it."""
-    return Markup(re.sub(r"([._/])(?!\d)", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub(r"([._/])(?!\d)", r"\1<wbr>", str(escape(text))))  # noqa: S704  escaped

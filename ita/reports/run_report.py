@@ -94,7 +94,7 @@ def write_report(folder: Path, *, config: str = "") -> Path:
         facts=_facts(content),
         sets=sets,
         max_open=MAX_OPEN_CLASSES,
-        curves=Markup(draw_curves(curves_so_far(folder, content))),
+        curves=Markup(draw_curves(curves_so_far(folder, content))),  # noqa: S704  likewise
         config=config,
     )
     path = folder / REPORT_FILE

@@ -297,7 +297,12 @@ def _versions() -> dict[str, str]:
 def _git(*arguments: str) -> str | None:
     """Output of a git command in the repository; None without git or a repository."""
     try:
-        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(  # git as PATH names it
+            ["git", *arguments],  # noqa: S607
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
     except OSError:
         return None
     return result.stdout.strip() if result.returncode == 0 else None
