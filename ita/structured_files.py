@@ -1,4 +1,4 @@
-"""Reading of YAML and JSON files that anyone may have written."""
+"""Parsing of YAML and JSON that anyone may have written."""
 
 import json
 from collections.abc import Hashable
@@ -83,21 +83,16 @@ def _check_limits(text: str, what: str) -> None:
             raise UserError(f"cannot read {what}: it has more than {_MOST_VALUES:,} values")
 
 
-def read_json(path: Path, kind: str = "") -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        kind: what it is, for messages.
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON.
 
     Raises:
-        UserError: the file is missing, unreadable or no JSON.
+        ValueError: it is no JSON, or nested too deeply for Python's parser.
     """
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        what = f"{kind} {path}" if kind else str(path)
-        raise UserError(f"cannot read {what}: {_one_line(error)}") from error
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ita.ancestor_keys import COMMAND_LINE, Setting, translate
 from ita.config.keys import KEYS, add_ita_config, flatten, set_value
+from ita.config.ranges import Text
 from ita.config.validation import validate_config
 from ita.errors import UserError
 from ita.structured_files import StrictLoader, read_yaml
@@ -90,7 +91,7 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any
         raise UserError(f"cannot read config {path}: it has no 'KEY: value' lines")
     names = content.pop(BASE, ())
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list | tuple) or not all(name in Text(False) for name in names):
         raise UserError(f"cannot read config {path}: its {BASE} is no file name")
     merged: dict[str, Any] = {}
     for name in names:

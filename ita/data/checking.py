@@ -1,6 +1,5 @@
 """Checks that data sets are complete and readable."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ from ita.data.remedies import (
     remedy_for_set,
 )
 from ita.errors import UserError, did_you_mean
+from ita.structured_files import parse_json
 
 # Maximum number of images read per data set, unless all are.
 SAMPLE = 24
@@ -290,7 +290,7 @@ def _check_instances(
     path = Path(metadata.json_file)
     remedy = remedy_for_file(located, str(path))
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         image_ids = {image["id"] for image in content["images"]}
         categories = {annotation["category_id"] for annotation in content["annotations"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

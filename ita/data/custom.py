@@ -4,8 +4,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ita.classes import read_class_list, shipped_class_lists
 from ita.data.catalogue import (
     ROOT_VARIABLE,
@@ -16,12 +14,15 @@ from ita.data.catalogue import (
     LabelFolder,
     datasets_root,
 )
-from ita.errors import UserError, did_you_mean
+from ita.errors import UserError, did_you_mean, shown
 from ita.files import find_file
+from ita.structured_files import read_yaml
 
 VOID_8_BIT = 255
 BELOW_ROOT = f"${ROOT_VARIABLE}/"
 MAX_NAMES_SHOWN = 20
+# Limits of Linux: characters of a path, bytes of a name in it.
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255
 
 
 def read_custom(path: str | Path) -> list[DatasetRow]:
@@ -34,15 +35,18 @@ def read_custom(path: str | Path) -> list[DatasetRow]:
         UserError: an unreadable or invalid file (names the file, the entry and the error).
     """
     path = find_file(path).absolute()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or not content:
         raise UserError(
             f"{path} describes no data set; write 'NAME:' and 'KEY: value' lines below it"
         )
-    return [_row(str(name), keys, path) for name, keys in content.items()]
+    names = [str(name) for name in content]
+    # Results are in folders of these names.
+    if wrong := [n for n in names if "/" in n or n in (".", "..") or not _is_path(n)]:
+        raise UserError(
+            f"{path}: data set {shown(wrong[0])} must have a name that a folder can have"
+        )
+    return [_row(name, keys, path) for name, keys in zip(names, content.values(), strict=True)]
 
 
 def _row(name: str, keys: Any, path: Path) -> DatasetRow:
@@ -54,7 +58,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
             raise UserError(f"{where} has an unknown key {key}{_hint(str(key), KEYS)}")
         is_valid, expected = KEYS[key]
         if not is_valid(value):
-            raise UserError(f"{where}: {key} is {value!r}; it must be {expected}")
+            raise UserError(f"{where}: {key} is {shown(value)}; it must be {expected}")
     _check_complete(keys, where)
 
     def file(key: str) -> str:
@@ -94,7 +98,11 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+    """Whether a value can name a file: functions of paths raise errors for all others."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    parts = Path(value).parts
+    return len(value) < _LONGEST_PATH and all(len(part.encode()) <= _LONGEST_NAME for part in parts)
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:

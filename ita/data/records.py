@@ -1,6 +1,5 @@
 """Records (Detectron2's data set dicts) from COCO panoptic json or a folder of label maps."""
 
-import json
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ita.data.image_files import IMAGE_SUFFIXES
-from ita.errors import UserError
+from ita.errors import UserError, shown
+from ita.structured_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +91,7 @@ def load_panoptic_records(
 
 def _read_json(path: Path) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -117,6 +116,9 @@ def _panoptic_record(
                 "iscrowd": segment.get("iscrowd", 0),
             }
         )
+    for name in (annotation["file_name"], image.get("file_name", "")):
+        if not isinstance(name, str):
+            raise TypeError(f"file_name is {shown(name)}")
     return {
         "image_id": annotation["image_id"],
         **{key: image[key] for key in ("height", "width") if key in image},

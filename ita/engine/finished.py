@@ -13,12 +13,14 @@ from ita.classes import ClassList
 from ita.config import flatten
 from ita.data.catalogue import DatasetRow, datasets_root
 from ita.data.records import FILE_KEYS, Record
+from ita.errors import UserError
 from ita.files import PACKAGE, find_file, sha256_of, write_atomically
 from ita.installing import installed_versions
 from ita.modeling.clip_files import find_local_weights
 from ita.modeling.clip_weights import CONFIG_FILE, RANDOM
+from ita.reports.result_files import RESULTS_FILE, read_results
+from ita.structured_files import parse_json
 
-RESULTS_FILE = "results.json"
 # Entry of a results file's "run" that describes a finished data set.
 FINISHED = "reproduction"
 # Keys without an influence on results, or with an influence that is described separately.
@@ -89,17 +91,18 @@ def read_finished(folder: Path) -> dict[str, Any]:
         The content of the results file, with "results", "date" and the entry ``FINISHED`` of "run".
     """
     try:
-        content = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_results(folder)
+    except UserError:
         return {}
-    run = content.get("run") if isinstance(content, dict) else None
-    return content if isinstance(run, dict) and FINISHED in run else {}
+    finished = content["run"].get(FINISHED)
+    dependencies = finished.get("dependencies") if isinstance(finished, dict) else None
+    return content if isinstance(dependencies, dict) else {}
 
 
 def mark_finished(folder: Path, finished: Mapping[str, Any]) -> None:
     """Add the entry ``FINISHED`` to the results file of a data set, atomically."""
     path = folder / RESULTS_FILE
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
     content["run"][FINISHED] = dict(finished)
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())

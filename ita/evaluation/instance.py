@@ -1,6 +1,5 @@
 """Instance segmentation: COCO's mask average precision, computed by faster-coco-eval."""
 
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,7 @@ from detectron2.utils import comm
 from faster_coco_eval import COCO, COCOeval_faster
 
 from ita.errors import UserError
+from ita.structured_files import parse_json
 
 # In the order of COCO's summary: over all IoU thresholds, at 0.5 and 0.75, and for small,
 # medium and large objects.
@@ -119,7 +119,7 @@ def _read_ground_truth(path: Path) -> tuple[COCO, dict[int | str, int]]:
         UserError: the file is missing, unreadable or without annotations, as for test splits.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         # In order: which of two detections with equal scores comes first depends on it.
         ids = sorted({image["id"] for image in content["images"]})
         numbers = {image_id: number for number, image_id in enumerate(ids, start=1)}

@@ -1,6 +1,5 @@
 """Panoptic quality as defined by panopticapi, and mask and class quality."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from ita.evaluation.masks import MaskCounts, match_masks
 from ita.evaluation.overlaps import Overlaps, Segments
 from ita.evaluation.quality import count_quality
 from ita.evaluation.truth import GroundTruth
+from ita.structured_files import parse_json
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -136,7 +136,7 @@ def panoptic_metrics(counts: PQStat, categories: dict[int, dict]) -> dict[str, f
 def _read_annotations(path: Path) -> tuple[dict[int, dict], dict[int, dict]]:
     """Read a COCO panoptic json: categories by id and annotations by image id."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
         return (
             {category["id"]: category for category in content["categories"]},
             {annotation["image_id"]: annotation for annotation in content["annotations"]},

@@ -1,6 +1,5 @@
 """Building of CLIP models with published weights, weights from a file, or random ones."""
 
-import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
@@ -29,6 +28,7 @@ from ita.modeling.clip_state import (
 )
 from ita.modeling.clip_tokens import ROWS, WarningTokenizer, complete_token_table
 from ita.modeling.image_towers import image_tower
+from ita.structured_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _published_config(model_name: str) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read CLIP model config {path}: {error}") from error
     if not isinstance(config, dict):

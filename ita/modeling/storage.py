@@ -1,6 +1,7 @@
 """Reading and writing of tensor files, without executing code that a file may contain."""
 
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ita.errors import UserError
 from ita.files import write_atomically
+from ita.structured_files import parse_json
 
 SAFETENSORS = ".safetensors"
 
@@ -33,8 +35,9 @@ def read_tensors(path: str | Path, description: str) -> dict[str, Any]:
             than tensors and plain values.
     """
     path = Path(path)
-    if not path.is_file():
-        problem = "is a folder, not a file" if path.is_dir() else "does not exist"
+    # os.path.isfile, since Path.is_file raises OSError for a text that is too long for a file name.
+    if not os.path.isfile(path):
+        problem = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{description} {path} {problem}")
     try:
         if path.suffix == SAFETENSORS:
@@ -90,7 +93,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def _decoded(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

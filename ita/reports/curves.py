@@ -1,7 +1,6 @@
 """Curves of training runs, from Detectron2's metrics.json, as SVG."""
 
 import io
-import json
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+
+from ita.structured_files import parse_json
 
 LOSS = "total_loss"
 MIOU = "/sem_seg/mIoU"
@@ -69,7 +70,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 def _points(line: str) -> list[tuple[str, int, float]]:
     """Points of one line: curve, finished iterations, value."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return []
     if not isinstance(entry, dict) or not isinstance(entry.get("iteration"), int):

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ita.errors import UserError, did_you_mean
 from ita.files import PACKAGE, find_file
+from ita.structured_files import read_yaml
 
 TABLE = PACKAGE / "reports" / "published.yaml"
 # Metric -> task and name of the metric in the results of an evaluation. The first one decides.
@@ -134,10 +133,7 @@ def read_table(path: str | Path = TABLE) -> Table:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     return content if isinstance(content, Mapping) else {}
 
 

@@ -1,6 +1,5 @@
 """Reading the results of a run."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from ita.errors import UserError
 from ita.reports.tables import DESCRIPTIONS
+from ita.structured_files import parse_json
 
 RESULTS_FILE = "results.json"
 
@@ -27,13 +27,13 @@ def read_results(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"cannot read {path}: {reason}; give the OUTPUT_DIR of an evaluation"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: it is not JSON ({error})") from error
     if problem := _problem(content):
         raise UserError(f"{path} is not a results file: {problem}; `ita evaluate` writes one")

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ita.config import flatten
+from ita.errors import UserError
 from ita.evaluation.semantic import IOU_PREFIX
 from ita.reports.curves import Curve, curves_so_far
 from ita.reports.numbers import MISSING
 from ita.reports.result_files import read_results
 from ita.reports.tables import COLUMNS, SUBSETS
+from ita.structured_files import read_yaml
 
 CONFIG_FILE = "config.yaml"
 # Facts of a run whose differences explain those of its results.
@@ -156,8 +156,8 @@ def _folder(path: str | Path) -> Path:
 def _read_settings(folder: Path) -> dict[str, Any]:
     """Settings by dotted key; {} without a readable config, which results do not need."""
     try:
-        content = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(folder / CONFIG_FILE)
+    except UserError:
         return {}
     return dict(flatten(content)) if isinstance(content, Mapping) else {}
 

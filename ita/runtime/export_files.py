@@ -16,6 +16,7 @@ import numpy as np
 from ita.classes import ClassList
 from ita.errors import UserError
 from ita.files import write_atomically
+from ita.structured_files import parse_json
 
 DESCRIPTION, VOCABULARY, TOKENIZER = "model.json", "vocabulary.npz", "tokenizer.json"
 # Stems of the graphs' files.
@@ -70,7 +71,7 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / DESCRIPTION
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parse_json(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(
             f"{folder} is not a model exported by ita export: cannot read {DESCRIPTION} "
@@ -120,7 +121,7 @@ def read_vocabulary(path: Path) -> TextInputs:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Any] = {name: file[name] for name in file.files}
-        class_list = ClassList.from_dict(json.loads(str(arrays.pop(CLASS_LIST))))
+        class_list = ClassList.from_dict(parse_json(str(arrays.pop(CLASS_LIST))))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # damaged files raise almost any exception

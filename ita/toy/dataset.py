@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from ita.classes import parse_class_list
 from ita.errors import UserError
+from ita.structured_files import parse_json
 from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN
 from ita.toy.scenes import Scene, Segment, draw_scene
 
@@ -115,7 +116,7 @@ def _is_written(out_dir: Path, description: dict[str, int]) -> bool:
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     try:
-        existing = json.loads((out_dir / DESCRIPTION).read_text())
+        existing = parse_json((out_dir / DESCRIPTION).read_text())
     except (OSError, ValueError):
         existing = None
     if existing == description:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ita.data.preparing.outputs import is_finished, make_folder, write_file
 from ita.errors import UserError
+from ita.structured_files import parse_json
 
 
 class Job(Protocol):
@@ -55,7 +56,7 @@ class JsonFile:
     def is_complete(self) -> bool:
         """Whether the file exists and describes exactly these images."""
         try:
-            content = json.loads(self.path.read_bytes())
+            content = parse_json(self.path.read_bytes())
             return {image["file_name"] for image in content["images"]} == self.images
         except (OSError, ValueError, KeyError, TypeError):
             return False

@@ -1,6 +1,5 @@
 """Location and reading of downloaded files; errors name the file and the remedy."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from ita.data.catalogue import ROOT_VARIABLE
 from ita.data.reading import read_label_values, read_segment_index
 from ita.data.rgb import DECODING_ERRORS
 from ita.errors import UserError
+from ita.structured_files import parse_json
 
 AGAIN = "unpack or download it again"
 
@@ -79,7 +79,7 @@ def read_json(path: Path) -> Any:
         UserError: an unreadable file, or invalid json.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

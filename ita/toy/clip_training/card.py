@@ -8,6 +8,7 @@ from typing import Any
 from ita.errors import UserError
 from ita.files import sha256_of, write_atomically
 from ita.modeling.vocabulary import PROMPTS
+from ita.structured_files import parse_json
 from ita.toy.captions import SUBJECTS
 from ita.toy.clip_training.measuring import Measured, markdown_table
 from ita.toy.clip_training.training import SCENE_INPUT, Recipe
@@ -65,7 +66,7 @@ def read_training(folder: Path) -> Training:
     """
     path = folder / TRAINING
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         training = Training(**content | {"recipe": Recipe(**content["recipe"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"cannot read {path}, the training record of the weights") from error
@@ -82,7 +83,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["model_cfg"]
+        config = parse_json(path.read_text(encoding="utf-8"))["model_cfg"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} is not an open_clip model config; copy the one in ita/toy/clip"
