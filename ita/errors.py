@@ -1,12 +1,15 @@
 """The exception for errors that the user can fix."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 # Packages that are not on PyPI and therefore not declared as dependencies.
 INSTALLED_APART = ("detectron2", "panopticapi")
 _LONGEST_SHOWN = 120
+# Characters that end a line, move the cursor of a terminal, or turn the direction of text.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -35,3 +38,8 @@ def shown(value: Any) -> str:
     """Show a value in a message: on one line, and cut if it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def one_line(message: object) -> str:
+    """Format a message for a terminal: control characters, as names of files have them, escaped."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], str(message))

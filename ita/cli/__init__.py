@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ita.errors import UserError, missing_module
+from ita.errors import UserError, missing_module, one_line
 
 # Subcommand -> summary. The module of a subcommand has its name, with underscores.
 SUBCOMMANDS = {
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {message}\n")
         return 1
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 1
     except KeyboardInterrupt as stop:
         sys.stderr.write(f"{str(stop) or 'stopped'}\n")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ita.cli import garbage_collection_paused
 from ita.cli.model_options import add_model_arguments, check_model_options, load_predictor
-from ita.errors import UserError
+from ita.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
             described = segment_file(path, written, segment, show_progress)
         except UserError as error:
             bar.clear()
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {one_line(error)}\n")
             failed.append(path)
             continue
         bar.clear()

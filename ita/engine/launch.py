@@ -16,7 +16,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
-from ita.errors import UserError
+from ita.errors import UserError, one_line
 from ita.signals import STOPPED, forwarded_signals
 
 # Adds to the job's count of processes with a reported error, and returns the count.
@@ -72,7 +72,7 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
         yield
     except UserError as error:
         if count_failures(1) == 1:
-            sys.stderr.write(f"error: {_message(error)}\n")
+            sys.stderr.write(f"error: {one_line(_message(error))}\n")
         raise SystemExit(REPORTED) from error
     except Exception as error:
         if count_failures(0):

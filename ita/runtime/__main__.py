@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ita.classes import choose_classes
-from ita.errors import UserError
+from ita.errors import UserError, one_line
 from ita.files import write_atomically
 from ita.reports.label_maps import encode_label_png
 from ita.runtime import load_onnx
@@ -35,7 +35,7 @@ def main() -> int:
         result = load_onnx(options.model, options.threads).segment(options.image, classes)
         write_atomically(options.output, encode_label_png(result.label_map, len(result.names)))
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 1
     sys.stdout.write(f"{options.output}: {', '.join(result.names)}\n")
     return 0
