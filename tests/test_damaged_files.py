@@ -26,6 +26,7 @@ from ita.data.records import load_panoptic_records
 from ita.data.registration import register_custom
 from ita.engine import checkpoint
 from ita.engine.finished import FINISHED, changes, read_finished
+from ita.engine.recovery import find_resumable
 from ita.errors import UserError
 from ita.evaluation import instance, panoptic
 from ita.files import PACKAGE
@@ -192,7 +193,8 @@ def read_cached_features(path):
 
 
 def read_last_checkpoint(path):
-    checkpoint.read_checkpoint(checkpoint.last_checkpoint(path.parent))
+    """The newest intact checkpoint is used where the file is damaged."""
+    assert find_resumable(path.parent)
 
 
 def read_model_folder(path):
@@ -257,7 +259,8 @@ def model_config():
 
 def toy_checkpoint(tensors=None, **options):
     weights = safetensors.torch.load_file(MODEL / "model.safetensors")
-    return saved({"model": dict(list(weights.items())[:tensors]), "iteration": 1}, **options)
+    model = dict(list(weights.items())[:tensors])
+    return saved({"model": model, "iteration": 1, "trainer": {}}, **options)
 
 
 def cached_features():
@@ -304,7 +307,7 @@ KINDS = {
     "safetensors": Kind(
         "a.safetensors", (MODEL / "model.safetensors").read_bytes, read_and_load_checkpoint, 10
     ),
-    "last_checkpoint": Kind("last_checkpoint", lambda: b"model_1.pth", read_last_checkpoint),
+    "last_checkpoint": Kind("last_checkpoint", lambda: b"model_0000001.pth", read_last_checkpoint),
     "CLIP config": Kind("c.json", partial(from_json, CLIP_CONFIG), read_clip_config, 8),
     "CLIP weights": Kind("a.safetensors", CLIP_WEIGHTS.read_bytes, read_clip_weights, 8),
     "record of CLIP": Kind(
@@ -330,7 +333,7 @@ def folder(tmp_path):
     ids[6:] = 300
     mini.add(random_image(12, 16), ids, {})
     (mini.root / "panoptic.json").write_text(json.dumps(PANOPTIC))
-    (mini.root / "model_1.pth").write_bytes(toy_checkpoint(1))
+    (mini.root / "model_0000001.pth").write_bytes(toy_checkpoint(1))
     return mini.root
 
 
