@@ -105,6 +105,8 @@ def _panoptic_record(
     segments = []
     for segment in annotation["segments_info"]:
         category = segment["category_id"]
+        if type(segment["id"]) is not int or not 0 <= segment["id"] < 2**24:
+            raise TypeError(f"segment id {shown(segment['id'])} is not that of a color")
         if category not in class_of_category:
             raise UserError(
                 f"image {annotation['image_id']} has category {category}, outside the class list"

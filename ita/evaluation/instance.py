@@ -1,8 +1,9 @@
 """Instance segmentation: COCO's mask average precision, computed by faster-coco-eval."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pycocotools.mask as mask_util
@@ -13,7 +14,7 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from faster_coco_eval import COCO, COCOeval_faster
 
-from ita.errors import UserError
+from ita.errors import UserError, shown
 from ita.structured_files import parse_json
 
 # In the order of COCO's summary: over all IoU thresholds, at 0.5 and 0.75, and for small,
@@ -130,6 +131,36 @@ def _read_ground_truth(path: Path) -> tuple[COCO, dict[int | str, int]]:
             annotation["id"] = number
             annotation["image_id"] = numbers[annotation["image_id"]]
             annotation.setdefault("iscrowd", 0)
+            _check_annotation(annotation)
+        if not _are_numbers([category["id"] for category in content["categories"]]):
+            raise TypeError("the id of a category must be a number")
         return COCO({**content, "annotations": annotations}), numbers
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f"cannot read instances json {path}: {error}") from error
+
+
+def _check_annotation(annotation: Mapping[str, Any]) -> None:
+    """Check the types of an annotation, which faster-coco-eval reads as they are.
+
+    Raises:
+        KeyError, TypeError: an entry is missing or of another type.
+    """
+    mask = annotation["segmentation"]
+    if isinstance(mask, dict):
+        counts = mask["counts"]
+        is_mask = isinstance(counts, str) or _are_lengths(counts)
+        is_mask = is_mask and _are_lengths(mask["size"]) and len(mask["size"]) == 2
+    else:
+        is_mask = isinstance(mask, list) and all(_are_numbers(polygon) for polygon in mask)
+    if not is_mask:
+        raise TypeError(f"segmentation {shown(mask)} is neither polygons nor RLE")
+    if not _are_numbers([annotation["category_id"], annotation["area"], annotation["iscrowd"]]):
+        raise TypeError("category_id, area and iscrowd must be numbers")
+
+
+def _are_lengths(values: Any) -> bool:
+    return _are_numbers(values) and all(type(v) is int and 0 <= v < 2**31 for v in values)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
