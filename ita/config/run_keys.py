@@ -129,6 +129,14 @@ RUN_KEYS: dict[str, tuple[Key, ...]] = {
             "Keep those after a multiple of so many iterations too; 0 for none.",
         ),
         Key(
+            "SOLVER.ON_NONFINITE",
+            "stop",
+            OneOf(("stop", "skip")),
+            "What follows a step with a loss or gradients of nan or inf, which never changes the "
+            'weights: "stop" ends the training, "skip" goes on with the next step, but not after '
+            "10 in a row.",
+        ),
+        Key(
             "SOLVER.TRACKER",
             "",
             OneOf(("", "wandb", "trackio")),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ita.engine.nonfinite import NonFiniteStep, NonFiniteSteps, micro_batches_of
 from ita.errors import UserError
 
 # Each overflow halves the loss scale: this many in a row reduce it from 65536 to almost zero.
@@ -26,6 +27,8 @@ class StepReport:
         grad_norm: norm of all gradients before clipping; not finite if the step was skipped.
         grad_scale: loss scale of float16, 1 for other dtypes.
         skipped: whether the step was skipped because gradients overflowed in float16.
+        nonfinite: whether it was skipped because losses or gradients were not finite for another
+            reason.
         stop: whether a process asks to stop.
     """
 
@@ -34,6 +37,7 @@ class StepReport:
     grad_norm: float
     grad_scale: float
     skipped: bool
+    nonfinite: bool
     stop: bool
 
 
@@ -41,7 +45,8 @@ class OptimizerStep:
     """Runs optimizer steps of a model that returns a dict of losses.
 
     A step that overflows in float16 leaves weights and optimizer unchanged and halves the loss
-    scale; it still counts as an iteration, also for the schedule.
+    scale; it still counts as an iteration, also for the schedule. So does a step that is not finite
+    for another reason, if such steps are to be skipped, and it leaves the loss scale.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class OptimizerStep:
         dtype: torch.dtype,
         max_norm: float,
         norm_type: float,
+        nonfinite: NonFiniteSteps | None = None,
     ) -> None:
         """Set up the loss scale and the gradient clipping.
 
@@ -63,11 +69,13 @@ class OptimizerStep:
             dtype: dtype of matrix products: float32, bfloat16, or float16 with a loss scale.
             max_norm: maximum norm of all gradients together, which are scaled down to it.
             norm_type: order of that norm.
+            nonfinite: decides about steps that are not finite; by default they are errors.
         """
         self.model = model
         self.optimizer = optimizer
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.skipped = 0
+        self.nonfinite = nonfinite or NonFiniteSteps()
         self._device = device
         self._dtype = dtype
         self._max_norm = max_norm
@@ -92,22 +100,29 @@ class OptimizerStep:
             stop: whether this process asks all processes to stop after the step.
 
         Raises:
-            UserError: a loss or, without a loss scale, a gradient is not finite; or the loss scale
-                has dropped to almost zero.
+            UserError: a loss or, without a loss scale, a gradient is not finite, and such steps are
+                not skipped; or the loss scale has dropped to almost zero.
         """
         batches = list(batches)
         self.optimizer.zero_grad()
-        sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(batches, start=1):
-            losses = self._backward(batch, len(batches), synchronize=number == len(batches))
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss
+        losses = [
+            self._backward(batch, len(batches), synchronize=number == len(batches))
+            for number, batch in enumerate(batches, start=1)
+        ]
         # Unscale first, so that clipping sees the norm of the gradients themselves.
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_norm, self._norm_type)
-        means = {name: loss / len(batches) for name, loss in sums.items()}
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, self._norm_type)
+        means = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
         report = self._report(means, norm, data_time, stop)
-        self._check(report, iteration)
+        if report.nonfinite:
+            self.nonfinite.handle(self._describe(report, iteration, batches, losses))
+            # Ends the step of the scaler and keeps the loss scale.
+            self.scaler.update(self.scaler.get_scale())
+            return report
+        self.nonfinite.end_row()
+        self._count_overflows(report, iteration)
+        nn.utils.clip_grads_with_norm_(self._parameters, self._max_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return report
@@ -119,6 +134,7 @@ class OptimizerStep:
             "grad_scaler": self.scaler.state_dict(),
             "skipped": self.skipped,
             "overflows_in_a_row": self._overflows_in_a_row,
+            "nonfinite": self.nonfinite.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,6 +144,8 @@ class OptimizerStep:
             self.scaler.load_state_dict(state["grad_scaler"])
         self.skipped = state["skipped"]
         self._overflows_in_a_row = state.get("overflows_in_a_row", 0)
+        if "nonfinite" in state:
+            self.nonfinite.load_state_dict(state["nonfinite"])
 
     def _backward(
         self, batch: list[dict[str, Any]], count: int, *, synchronize: bool
@@ -158,33 +176,49 @@ class OptimizerStep:
         table = torch.stack(rows).tolist()
         columns = [sum(column) / len(column) for column in zip(*table, strict=True)]
         *means, norm_value, _, _ = columns
+        finite_losses, finite_norm = all(map(math.isfinite, means)), math.isfinite(norm_value)
+        overflow = finite_losses and not finite_norm and self.scaler.is_enabled()
         return StepReport(
             losses=dict(zip(losses, means, strict=True)),
             data_time=max(row[-2] for row in table),
             stop=any(row[-1] for row in table),
             grad_norm=norm_value,
             grad_scale=self.scaler.get_scale(),
-            skipped=self.scaler.is_enabled() and not math.isfinite(norm_value),
+            skipped=overflow,
+            nonfinite=not ((finite_losses and finite_norm) or overflow),
         )
 
-    def _check(self, report: StepReport, iteration: int) -> None:
-        bad = {name: value for name, value in report.losses.items() if not math.isfinite(value)}
-        if bad:
-            values = ", ".join(f"{name} = {value}" for name, value in bad.items())
-            raise UserError(f"training diverged at iteration {iteration}: {values}")
-        if report.skipped:
-            self.skipped += 1
-            self._overflows_in_a_row += 1
-            if self._overflows_in_a_row >= MAX_OVERFLOWS_IN_A_ROW:
-                raise UserError(
-                    f"gradients overflowed float16 in {MAX_OVERFLOWS_IN_A_ROW} steps in a row, the "
-                    f"last being iteration {iteration}; set SOLVER.AMP.DTYPE to bfloat16 or "
-                    "SOLVER.AMP.ENABLED to False"
-                )
+    def _describe(
+        self,
+        report: StepReport,
+        iteration: int,
+        batches: list[list[dict[str, Any]]],
+        losses: list[dict[str, Tensor]],
+    ) -> NonFiniteStep:
+        model = self.model
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        named = model.named_parameters()
+        gradients = {name: p.grad.norm().item() for name, p in named if p.grad is not None}
+        return NonFiniteStep(
+            iteration=iteration,
+            losses=report.losses,
+            grad_norm=report.grad_norm,
+            precision=str(self._dtype).removeprefix("torch."),
+            grad_scale=report.grad_scale,
+            micro_batches=micro_batches_of(batches, losses),
+            gradients=gradients,
+        )
+
+    def _count_overflows(self, report: StepReport, iteration: int) -> None:
+        if not report.skipped:
+            self._overflows_in_a_row = 0
             return
-        self._overflows_in_a_row = 0
-        if not math.isfinite(report.grad_norm):
+        self.skipped += 1
+        self._overflows_in_a_row += 1
+        if self._overflows_in_a_row >= MAX_OVERFLOWS_IN_A_ROW:
             raise UserError(
-                f"training diverged at iteration {iteration}: the gradient norm is "
-                f"{report.grad_norm}"
+                f"gradients overflowed float16 in {MAX_OVERFLOWS_IN_A_ROW} steps in a row, the "
+                f"last being iteration {iteration}; set SOLVER.AMP.DTYPE to bfloat16 or "
+                "SOLVER.AMP.ENABLED to False"
             )

@@ -27,6 +27,7 @@ from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
 from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput, TrainingBar
 from ita.engine.loading import source_of_list
+from ita.engine.nonfinite import NonFiniteSteps
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.recovery import Retention
@@ -86,7 +87,9 @@ class Trainer(TrainerBase):
         self.model.train()
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.step = _build_step(cfg, self.model, self.optimizer)
+        self.state = RunState(comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED)
+        self.nonfinite = NonFiniteSteps(cfg.SOLVER.ON_NONFINITE, self.state)
+        self.step = _build_step(cfg, self.model, self.optimizer, self.nonfinite)
         self.checkpointer = Checkpointer(
             self.model,
             cfg.OUTPUT_DIR,
@@ -98,7 +101,6 @@ class Trainer(TrainerBase):
         self.best: BestCheckpoint | None = None
         if cfg.TEST.BEST_METRIC and self.test_sets and comm.is_main_process():
             self.best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
-        self.state = RunState(comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED)
         self.data_loader: RecordLoader | None = None
         # Set once CLIP's weights are final.
         self._text: TextEncoder | None = None
@@ -145,6 +147,7 @@ class Trainer(TrainerBase):
             self._evaluate()
             return self.results
         self._text = self.encode_classes()
+        self.nonfinite.folder = Path(self.cfg.OUTPUT_DIR)
         outputs = self._build_outputs()
         self.register_hooks(outputs)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
@@ -191,10 +194,14 @@ class Trainer(TrainerBase):
         )
         self.stopped = report.stop
         self.state.position += self.cfg.SOLVER.IMS_PER_BATCH
-        measured = {"total_loss": sum(report.losses.values()), **report.losses}
-        measured["data_time"] = report.data_time
-        if not report.skipped:
-            measured["grad_norm"] = report.grad_norm
+        measured = {"data_time": report.data_time}
+        if report.nonfinite:
+            count = self.nonfinite.skipped
+            self.storage.put_scalar("nonfinite_steps", count, smoothing_hint=False)
+        else:
+            measured |= {"total_loss": sum(report.losses.values()), **report.losses}
+            if not report.skipped:
+                measured["grad_norm"] = report.grad_norm
         self.storage.put_scalars(**measured)
         if self.step.scaler.is_enabled():
             self.storage.put_scalars(
@@ -375,7 +382,10 @@ def build_training_mapper(cfg: CfgNode) -> TrainingMapper:
 
 
 def _build_step(
-    cfg: CfgNode, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    cfg: CfgNode,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    nonfinite: NonFiniteSteps,
 ) -> OptimizerStep:
     device, clip = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.CLIP_GRADIENTS
     if comm.get_world_size() > 1:
@@ -389,4 +399,5 @@ def _build_step(
         dtype=matmul_dtype(cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE, device),
         max_norm=clip.CLIP_VALUE if clip.ENABLED else float("inf"),
         norm_type=clip.NORM_TYPE,
+        nonfinite=nonfinite,
     )

@@ -1,10 +1,13 @@
 import copy
+import json
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 
+from ita.engine.nonfinite import MAX_IN_A_ROW, SKIP, NonFiniteSteps
 from ita.engine.step import MAX_OVERFLOWS_IN_A_ROW, OptimizerStep
 from ita.errors import UserError
 
@@ -110,6 +113,72 @@ def test_divergence_is_named_before_it_reaches_the_weights(bad, told):
     with pytest.raises(UserError, match=told):
         step([records(2), records(2, **bad)], iteration=7)
     assert torch.equal(weights(step), before)
+
+
+def skipping_step(folder=None, **options):
+    nonfinite = NonFiniteSteps(SKIP)
+    nonfinite.folder = folder
+    return make_step(torch.optim.AdamW, nonfinite=nonfinite, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("bad", [{"factor": math.nan}, {"factor": math.inf}])
+def test_a_skipped_step_leaves_weights_optimizer_and_loss_scale(dtype, bad, caplog):
+    step, same = skipping_step(dtype=dtype), skipping_step(dtype=dtype)
+    for one in (step, same):
+        one([records(3)])
+    before = copy.deepcopy(step.optimizer.state_dict())
+    report = step([records(2), records(2, file_name="bad.jpg", **bad)], iteration=7)
+    assert report.nonfinite
+    assert not report.skipped
+    assert torch.equal(weights(step), weights(same))
+    assert str(step.optimizer.state_dict()) == str(before)
+    assert re.match(r"skipped iteration 7: loss_square = (nan|inf), .*bad.jpg", caplog.messages[-1])
+    for one in (step, same):
+        after = one([records(4)])
+        assert not after.nonfinite
+    assert torch.equal(weights(step), weights(same))
+    assert step.scaler.get_scale() == same.scaler.get_scale()
+    assert (step.nonfinite.skipped, same.nonfinite.skipped) == (1, 0)
+
+
+def test_endless_skipping_is_an_error():
+    """A finite step begins a new row; a resumed run goes on with the row."""
+    step = skipping_step()
+    bad = [records(1, factor=math.nan)]
+    for _ in range(MAX_IN_A_ROW - 1):
+        step(bad)
+    step([records(1)])
+    for _ in range(MAX_IN_A_ROW - 1):
+        step(bad)
+    resumed = skipping_step()
+    resumed.load_state_dict(copy.deepcopy(step.state_dict()))
+    with pytest.raises(UserError, match=f"{MAX_IN_A_ROW} steps in a row .* iteration 70: loss_sq"):
+        resumed(bad, iteration=70)
+    assert resumed.nonfinite.skipped == 2 * MAX_IN_A_ROW - 1
+
+
+def test_gradients_are_described_before_they_are_clipped(tmp_path):
+    """Clipping by a norm that is not finite would make all of them nan."""
+    nonfinite = NonFiniteSteps()
+    nonfinite.folder = tmp_path
+    step = make_step(max_norm=0.001, nonfinite=nonfinite)
+    with pytest.raises(UserError, match=r"iteration 7: the gradient norm is nan; .*0000007\.json"):
+        step([records(2, root=0.0)], iteration=7)
+    content = json.loads((tmp_path / "nonfinite_0000007.json").read_text())
+    assert content["gradients"]["not_finite"] == {"linear.bias": "nan"}
+    assert content["gradients"]["largest"]["linear.weight"] > 0
+    assert (content["iteration"], content["grad_norm"]) == (7, "nan")
+
+
+def test_only_images_of_bad_micro_batches_are_named():
+    parts = [records(6, file_name="good.jpg"), records(6, file_name="bad.jpg", factor=math.inf)]
+    with pytest.raises(UserError) as caught:
+        make_step()(parts)
+    message = str(caught.value)
+    assert "bad.jpg, 2 more" in message
+    assert "good.jpg" not in message
+    assert "\n" not in message
 
 
 def test_state_goes_on_bitwise():

@@ -1,6 +1,8 @@
 import copy
+import itertools
 import json
 import logging
+import math
 
 import pytest
 import torch
@@ -237,21 +239,54 @@ def test_batches_for_a_gpu_are_pinned(tiny_config):
     assert record["instances"].gt_masks.index.is_pinned()
 
 
-def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):
-    """What was measured before it is written; nothing else is."""
-    trainer = Trainer(tiny_config(DATASETS__TEST=(), SOLVER__MAX_ITER=50))
-    calls = []
+def diverging(trainer, steps):
+    """Make a loss nan in the calls of the criterion with these numbers."""
+    calls = itertools.count()
 
     def diverge(criterion, inputs, losses):
-        calls.append(1)
-        if len(calls) == 3:
+        if next(calls) in steps:
             losses["loss_mask_0"] = losses["loss_mask_0"] * float("nan")
 
     trainer.model.criterion.register_forward_hook(diverge)
-    with pytest.raises(UserError, match=r"^training diverged at iteration 2: loss_mask_0 = nan$"):
+
+
+def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):
+    """What was measured before it is written, and what is known about it; no weights are."""
+    folder = tmp_path / "run"
+    trainer = Trainer(tiny_config(DATASETS__TEST=(), SOLVER__MAX_ITER=50))
+    diverging(trainer, {2})
+    with pytest.raises(UserError, match=r"^training diverged at iteration 2: loss_mask_0 = nan, "):
         trainer.train()
-    assert not list((tmp_path / "run").glob("*.pth"))
-    assert "total_loss" in (tmp_path / "run" / "metrics.json").read_text()
+    assert not list(folder.glob("*.pth"))
+    assert "total_loss" in (folder / "metrics.json").read_text()
+    content = json.loads((folder / "nonfinite_0000002.json").read_text())
+    (batch,) = content["micro_batches"]
+    assert batch["losses"]["loss_mask_0"] == "nan"
+    assert math.isfinite(batch["losses"]["loss_ce"])
+    assert content["precision"] == "float32"
+    # Seed and position give the same images again.
+    assert content["run"] == {"seed": 3, "position": 4, "num_images": 6, "world_size": 1}
+    again = Trainer(tiny_config(DATASETS__TEST=()))
+    again.state.position = content["run"]["position"]
+    again.resume_or_load(resume=False)
+    files = [record["file_name"] for record in next(iter(again.data_loader))]
+    assert batch["files"] == files
+
+
+def test_a_step_that_is_not_finite_is_skipped_on_request(tiny_config, tmp_path, caplog):
+    keys = {"DATASETS__TEST": (), "SOLVER__MAX_ITER": 4, "SOLVER__ON_NONFINITE": "skip"}
+    trainer = Trainer(tiny_config(**keys))
+    diverging(trainer, {1, 2})
+    trainer.train()
+    assert sum("skipped iteration" in message for message in caplog.messages) == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").open()]
+    by_iteration = {line["iteration"]: line for line in lines}
+    assert by_iteration[2]["nonfinite_steps"] == 2
+    assert math.isfinite(by_iteration[3]["total_loss"])
+    assert all(weight.isfinite().all() for weight in trained(trainer).values())
+    resumed = Trainer(tiny_config(**keys))
+    resumed.resume_or_load()
+    assert resumed.nonfinite.skipped == 2
 
 
 def test_scaling_to_the_number_of_processes(tiny_config):
