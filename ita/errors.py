@@ -20,6 +20,10 @@ class UserError(Exception):
     """
 
 
+class WriteError(UserError):
+    """A file cannot be written, for example because the disk is full."""
+
+
 def missing_module(error: ModuleNotFoundError) -> str:
     """Return the install hint for a missing package of ``INSTALLED_APART``; "" for others."""
     package = (error.name or "").partition(".")[0]

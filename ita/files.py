@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ita.errors import UserError
+from ita.errors import UserError, WriteError
 
 PACKAGE = Path(__file__).resolve().parent
 # Suffix of incomplete files.
@@ -77,7 +77,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """Write a file atomically, creating its folder; readers see the old or the new content.
 
     Raises:
-        UserError: the folder or file cannot be written.
+        WriteError: the folder or file cannot be written.
     """
     path = Path(path)
     try:
@@ -85,7 +85,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         with written_whole(path) as partial:
             partial.write_bytes(data)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def folder_written_whole(path: Path, *, replace: bool = False) -> Iterator[Path]
             os.rename(path, former)
         os.rename(partial, path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if os.path.lexists(former) and not os.path.lexists(path):
             os.rename(former, path)

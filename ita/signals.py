@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import active_children, util
 from types import FrameType
 
 # Of terminals, schedulers, lost connections, and SLURM's --signal=USR1.
@@ -20,6 +21,22 @@ def ignore_signals(worker: int = 0) -> None:
     """Leave signals to the process that started this one, a data loader worker."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_workers_at_exit() -> None:
+    """End the data loader workers that are left when this process ends, as after an error.
+
+    Python ends them by SIGTERM, which they ignore, and would wait for them forever.
+    """
+    util.Finalize(None, _end_workers, exitpriority=0)
+
+
+def _end_workers() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error
+    for child in active_children():
+        if child.daemon:
+            child.kill()
 
 
 class StopSignals:

@@ -14,7 +14,7 @@ from ita.data.order import ImageOrder, Place, draw_seed, seed_all
 from ita.data.records import Record
 from ita.data.registration import check_registered
 from ita.errors import UserError
-from ita.signals import ignore_signals
+from ita.signals import end_workers_at_exit, ignore_signals
 
 Mapper = Callable[[Mapping[str, Any]], dict[str, Any] | None]
 Batch = list[dict[str, Any]]
@@ -159,6 +159,7 @@ class RecordLoader(Iterable[Batch]):
     def __init__(self, loader: Any, num_images: int) -> None:
         self._loader = loader
         self.num_images = num_images
+        end_workers_at_exit()
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:

@@ -64,12 +64,12 @@ class BestCheckpoint:
             logger.warning("TEST.BEST_METRIC %s is not among the results", self._metric)
         elif value > self._value:
             logger.info("%s is %.2f, the best so far", self._metric, value)
-            self._value = value
             content = {
                 SELECTION: {"metric": self._metric, "value": value},
                 "iteration": iteration - 1,  # like all checkpoints, the last finished one
             }
             self._checkpointer.save_weights(BEST_NAME, **content)
+            self._value = value
         else:
             logger.info("%s is %.2f; the best is %.2f", self._metric, value, self._value)
 

@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from ita.classes import ClassList
-from ita.errors import UserError
+from ita.errors import UserError, WriteError
 from ita.files import find_file, written_whole
 from ita.modeling.conversion import (
     EMPTY_WEIGHT,
@@ -23,7 +23,14 @@ from ita.modeling.conversion import (
     convert_state_dict,
     shape_text,
 )
-from ita.modeling.storage import SAFETENSORS, read_metadata, read_tensors, reason, write_tensors
+from ita.modeling.storage import (
+    SAFETENSORS,
+    nonfinite_names,
+    read_metadata,
+    read_tensors,
+    reason,
+    write_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +79,12 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: str) -> Non
         path: path of the file, for messages.
 
     Raises:
-        UserError: weights have other shapes, or none belongs to this model.
+        UserError: weights have other shapes or are not finite, or none belongs to this model.
     """
     weights = convert_state_dict(weights)
     model_weights = model.state_dict()
     _check_shapes(weights, model_weights, path)
+    check_finite({name: weights[name] for name in weights if name in model_weights}, path)
     trained = model_weights.keys() - _frozen_keys(model)
     if trained and trained.isdisjoint(weights):
         raise UserError(
@@ -132,8 +140,8 @@ def convert_checkpoint(
         The content for :func:`export_weights`, and the list of tensors.
 
     Raises:
-        UserError: see :func:`ita.modeling.conversion.convert`; or the class weights of the loss are
-            not numbers.
+        UserError: see :func:`ita.modeling.conversion.convert`; or weights are not finite, or the
+            class weights of the loss are not numbers.
     """
     weights = dict(checkpoint["model"])
     if EMPTY_WEIGHT in checkpoint:
@@ -142,6 +150,7 @@ def convert_checkpoint(
         conversion = convert(weights, target)
     except UserError as error:
         raise UserError(f"cannot convert {path} to {target}: {error}") from error
+    check_finite({entry.name: entry.tensor for entry in conversion.mapped}, path)
     converted = {"model": {entry.new_name: entry.tensor for entry in conversion.mapped}}
     if CLASSES in checkpoint:
         converted[CLASSES] = checkpoint[CLASSES]
@@ -223,14 +232,20 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Write a ``torch.save`` file atomically, creating its folder.
 
     Raises:
-        UserError: the file cannot be written.
+        WriteError: the file cannot be written.
+        UserError: weights are not finite; what is at ``path`` is left as it is.
     """
+    if bad := nonfinite_names(content["model"]):
+        raise UserError(
+            f"{path} was not written: weights are not finite ({_join_names(bad)}); go on from an "
+            "earlier checkpoint with a lower SOLVER.BASE_LR"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
-        raise UserError(f"cannot write checkpoint {path}: {reason(error)}") from error
+        raise WriteError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 
 def _frozen_keys(model: nn.Module) -> set[str]:
@@ -264,6 +279,19 @@ def _check_shapes(weights: dict[str, Tensor], model: dict[str, Tensor], path: st
             f"{path} does not fit the model of this config; shapes differ in "
             + _join_names(mismatched)
             + (f"; the file is from a model with {differing}" if differing else "")
+        )
+
+
+def check_finite(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Check weights, by name, that were read from a file.
+
+    Raises:
+        UserError: some are not finite.
+    """
+    if bad := nonfinite_names(weights):
+        raise UserError(
+            f"{path} has weights that are not finite, as of a training that diverged: "
+            f"{_join_names(bad)}; use an earlier checkpoint"
         )
 
 

@@ -57,7 +57,8 @@ class Checkpointer(FvcoreCheckpointer):
         """Write ``name``.pth, mark it as the last checkpoint, and remove those not to be kept.
 
         Raises:
-            UserError: the folder cannot be written or is full; existing files are left unchanged.
+            WriteError: the folder cannot be written or is full; existing files are left unchanged.
+            UserError: weights are not finite; existing files are left unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return

@@ -24,6 +24,7 @@ from ita.data.mapper import InferenceMapper
 from ita.data.registration import class_list_for
 from ita.engine.loading import describe_source, source_of_list
 from ita.engine.precision import describe_precision, matmul_dtype, tf32
+from ita.engine.run_outputs import outlasting_write_errors
 from ita.evaluation.evaluators import build_evaluator
 from ita.installing import installed_versions
 from ita.meta_arch import ITA
@@ -80,6 +81,7 @@ def evaluate(
     *,
     text: TextEncoder | None = None,
     run: Mapping[str, Any] | None = None,
+    last: bool = True,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log tables, write results.json and report.html to ``OUTPUT_DIR``.
 
@@ -93,10 +95,15 @@ def evaluate(
         text: encoder of class names with the model's CLIP, to reuse the names it has encoded.
         run: entries to store with the results: the source of the training class list and, if known,
             of the weights (``load_model_and_source``). None if the list is that of the config.
+        last: whether results that cannot be written are an error; otherwise they are logged only.
 
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``), and the pictures that were drawn (see
         ``PicturesEvaluator``); empty except on rank 0.
+
+    Raises:
+        UserError: an image cannot be used.
+        WriteError: the results cannot be written, and they are the last.
     """
     cache = FeatureCache.of_user()
     text = text or TextEncoder(model.backbone, collective=True, cache=cache, progress=show_progress)
@@ -116,8 +123,9 @@ def evaluate(
         }
         logger.info("Results (%s):\n%s", describe_source(source), format_table(results))
         path = Path(cfg.OUTPUT_DIR, "results.json")
-        write_results(results, path, run=entries)
-        logger.info("Results, including those of each class: %s", path)
+        with outlasting_write_errors(last=last):
+            write_results(results, path, run=entries)
+            logger.info("Results, including those of each class: %s", path)
         if cfg.TEST.REPORT:
             _write_report(cfg)
     return results

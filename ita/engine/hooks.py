@@ -6,11 +6,12 @@ import resource
 import sys
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 from ita.data.mapper import SharedCounter
+from ita.engine.run_outputs import outlasting_write_errors
 from ita.progress import IN_BAR, open_bar
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,15 @@ class SkippedImages(HookBase):
         if iteration % self._period == 0 or iteration == self.trainer.max_iter:
             total = sum(comm.all_gather(self._counter.value))
             self.trainer.storage.put_scalar("skipped_images", total, smoothing_hint=False)
+
+
+class PeriodicCheckpoints(hooks.PeriodicCheckpointer):
+    """Saves checkpoints; one that cannot be written is a warning, but the last one is an error."""
+
+    def after_step(self) -> None:
+        """Save a checkpoint if it is time."""
+        with outlasting_write_errors(last=self.trainer.iter + 1 >= self.trainer.max_iter):
+            super().after_step()
 
 
 class TrainingBar(HookBase):

@@ -16,6 +16,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import distributed, multiprocessing
 
+from ita.engine.run_outputs import note_error
 from ita.errors import UserError, one_line
 from ita.signals import STOPPED, forwarded_signals
 
@@ -62,7 +63,8 @@ def starts_rank_0(args: argparse.Namespace) -> bool:
 def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[None]:
     """Turn a ``UserError`` into one line on stderr, from one process of the job, and exit code 1.
 
-    Later failures of other processes, caused by the loss of their peer, are not reported.
+    Later failures of other processes, caused by the loss of their peer, are not reported. Each
+    process writes its error to its log file.
 
     Args:
         count_failures: adds to the job's count; derived from the environment by default.
@@ -71,10 +73,13 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
     try:
         yield
     except UserError as error:
+        message = f"error: {one_line(_message(error))}"
+        note_error(message)
         if count_failures(1) == 1:
-            sys.stderr.write(f"error: {one_line(_message(error))}\n")
+            sys.stderr.write(f"{message}\n")
         raise SystemExit(REPORTED) from error
     except Exception as error:
+        note_error(f"error: {type(error).__name__}", error)
         if count_failures(0):
             raise SystemExit(REPORTED) from error
         raise

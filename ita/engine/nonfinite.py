@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.utils import comm
 
 from ita.engine.state import RunState
-from ita.errors import UserError
+from ita.errors import UserError, WriteError
 from ita.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class NonFiniteStep:
         suspects = [b for b in self.micro_batches if not b.finite] or self.micro_batches
         files = [file for batch in suspects for file in batch.files]
         ranks = sorted({batch.rank for batch in suspects})
-        text = f"iteration {self.iteration}: {', '.join(numbers)}"
+        text = ", ".join(numbers)
         if files:
             of_ranks = f" of rank {', '.join(map(str, ranks))}" if comm.get_world_size() > 1 else ""
             text += f"; images{of_ranks}: {', '.join(_shortened(files))}"
@@ -114,17 +114,18 @@ class NonFiniteSteps:
         text = f"{step.describe()}{self._dump(step)}"
         if self._action == STOP:
             raise UserError(
-                f"training diverged at {text}; lower SOLVER.BASE_LR, or leave such steps out with "
-                f"SOLVER.ON_NONFINITE {SKIP}"
+                f"training diverged at iteration {step.iteration}: {text}; lower SOLVER.BASE_LR, "
+                f"or leave such steps out with SOLVER.ON_NONFINITE {SKIP}"
             )
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row >= MAX_IN_A_ROW:
             raise UserError(
                 f"training diverged: {MAX_IN_A_ROW} steps in a row were not finite, the last at "
-                f"{text}; lower SOLVER.BASE_LR and start from an earlier checkpoint"
+                f"iteration {step.iteration}: {text}; lower SOLVER.BASE_LR and start from an "
+                "earlier checkpoint"
             )
-        logger.warning("skipped %s", text)
+        logger.warning("skipped iteration %d: %s", step.iteration, text)
 
     def end_row(self) -> None:
         """Note a finite step."""
@@ -148,7 +149,7 @@ class NonFiniteSteps:
         try:
             if comm.is_main_process():
                 write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-        except UserError as error:
+        except WriteError as error:
             return f"; {error}"
         return f"; all losses and gradients: {path}"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ita.engine.checkpoint import LAST_CHECKPOINT, check_intact, read_checkpoint
+from ita.engine.checkpoint import LAST_CHECKPOINT, check_finite, check_intact, read_checkpoint
 from ita.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def _problem(path: Path) -> str:
     try:
         check_intact(path)
         content = read_checkpoint(path, verify=False)
+        check_finite(content["model"], path)
     except UserError as error:
         return str(error)
     return "" if TRAINER in content else f"{path} has weights but no training state"

@@ -32,6 +32,7 @@ WRITTEN = (
     "events.out.tfevents.*",
     "inference",
     "log.txt*",
+    "nonfinite_*.json",
     "report.html",
     "tracker_id.txt",
 )

@@ -16,13 +16,14 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
+from ita.engine.run_outputs import PACKAGE_LOGGER, LogFile
 from ita.errors import UserError
 from ita.files import write_atomically
 from ita.progress import ConsoleHandler
 
 logger = logging.getLogger(__name__)
 
-LOGGERS = ("detectron2", "fvcore", "ita")
+LOGGERS = ("detectron2", "fvcore", PACKAGE_LOGGER)
 # Detectron2's messages on the storage of each data set in memory, of no use to users, and on the
 # progress of an evaluation, which ``ita.engine.evaluate`` shows itself.
 QUIET_LOGGERS = ("detectron2.data.common", "detectron2.evaluation.evaluator")
@@ -43,7 +44,9 @@ class RunLog:
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         for name in LOGGERS:
             log = setup_logger(distributed_rank=comm.get_rank(), name=name)
-            log.handlers = [_beside_bars(handler) for handler in log.handlers]
+            # A log file is one of an earlier run in this process.
+            kept = [handler for handler in log.handlers if not isinstance(handler, LogFile)]
+            log.handlers = [_beside_bars(handler) for handler in kept]
             log.addHandler(self._early)
         for name in QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -57,16 +60,15 @@ class RunLog:
         if comm.is_main_process():
             write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump().encode())
         comm.synchronize()
+        rank = comm.get_rank()
+        file = LogFile(Path(cfg.OUTPUT_DIR, f"log.txt.rank{rank}" if rank else "log.txt"))
+        for record in self._early.buffer:
+            file.handle(record)
+        self._early.buffer.clear()
         for name in LOGGERS:
             log = logging.getLogger(name)
             log.removeHandler(self._early)
-            num_handlers = len(log.handlers)
-            setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name, configure_stdout=False)
-            # All three write to the same file, so one handler writes the buffered lines.
-            for handler in log.handlers[num_handlers:]:
-                for record in self._early.buffer:
-                    handler.handle(record)
-                self._early.buffer.clear()
+            log.addHandler(file)
         logger.info("Command line: %s", shlex.join(sys.argv))
         logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
 

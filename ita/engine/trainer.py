@@ -6,7 +6,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,20 @@ from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
-from ita.engine.hooks import WINDOW, ProgressWriter, SkippedImages, Throughput, TrainingBar
+from ita.engine.hooks import (
+    WINDOW,
+    PeriodicCheckpoints,
+    ProgressWriter,
+    SkippedImages,
+    Throughput,
+    TrainingBar,
+)
 from ita.engine.loading import source_of_list
 from ita.engine.nonfinite import NonFiniteSteps
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.recovery import Retention
+from ita.engine.run_outputs import LenientWriter, outlasting_write_errors, quiet_event_threads
 from ita.engine.state import RunState, deterministic, seed_step
 from ita.engine.step import OptimizerStep
 from ita.engine.trackers import TrackerWriter, require_tracker
@@ -154,7 +162,8 @@ class Trainer(TrainerBase):
         self.iter = self.start_iter
         precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
         exactness = deterministic(self.cfg.SOLVER.DETERMINISTIC)
-        with EventStorage(self.start_iter) as self.storage, precision, exactness:
+        outlasting = quiet_event_threads()
+        with EventStorage(self.start_iter) as self.storage, precision, exactness, outlasting:
             try:
                 with noted_signals() as self._signals:
                     self._run()
@@ -285,7 +294,7 @@ class Trainer(TrainerBase):
             hooks.LRScheduler(),
             Throughput(cfg.SOLVER.IMS_PER_BATCH, torch.device(cfg.MODEL.DEVICE)),
             SkippedImages(self.mapper.num_skipped),
-            hooks.PeriodicCheckpointer(self.checkpointer, checkpoint_period) if main else None,
+            PeriodicCheckpoints(self.checkpointer, checkpoint_period) if main else None,
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if self.test_sets else None,
         ]
 
@@ -295,10 +304,13 @@ class Trainer(TrainerBase):
             return []
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / "metrics.json"
         writers: list[EventWriter] = [
             ProgressWriter(self.max_iter),
-            JSONWriter(str(folder / "metrics.json")),
-            TensorboardXWriter(str(folder)),
+            LenientWriter(str(metrics), partial(JSONWriter, str(metrics))),
+            LenientWriter(
+                f"TensorBoard events in {folder}", partial(TensorboardXWriter, str(folder))
+            ),
         ]
         if tracker := self.cfg.SOLVER.TRACKER:
             config, resumed = dict(flatten(self.cfg)), self.start_iter > 0
@@ -313,14 +325,18 @@ class Trainer(TrainerBase):
         iteration = min(self.iter + 1, self.max_iter)
         source = source_of_list(self.cfg, self.model.train_class_list, None)
         run = {"iteration": iteration, "during_training": True, **source}
-        self.results = evaluate(self.cfg, self.model, self.test_sets, text=self._text, run=run)
+        last = iteration >= self.max_iter
+        self.results = evaluate(
+            self.cfg, self.model, self.test_sets, text=self._text, run=run, last=last
+        )
         measured = {
             f"{name}/{metric}": value
             for name, result in self.results.items()
             for metric, value in scalars(result).items()
         }
         if self.best is not None:
-            self.best.update(measured, iteration)
+            with outlasting_write_errors(last=last):
+                self.best.update(measured, iteration)
         return measured
 
 

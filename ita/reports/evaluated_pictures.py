@@ -1,5 +1,6 @@
 """Pictures of an evaluation: the first images of a data set, the best and the worst."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 
 from ita.classes import ClassList
+from ita.errors import WriteError
 from ita.reports.extremes import Extremes, ScoredImage
 from ita.reports.pictures import draw_picture, write_picture
+
+logger = logging.getLogger(__name__)
 
 # Choices of images, by which their pictures are listed in results.
 FIRST, BEST, WORST = "first", "best", "worst"
@@ -75,18 +79,22 @@ class PicturesEvaluator(DatasetEvaluator):
         Returns:
             {"pictures": {"first": …, "best": …, "worst": …}}, lists of {image: file name of the
             image, file: file name of the picture in the folder, score: unless it is one of the
-            first}; None on ranks other than 0.
+            first}; {} if they cannot be written; None on ranks other than 0.
         """
         gathered = comm.gather(self._first)
         best, worst = self._extremes.gather()
         if not comm.is_main_process():
             return None
         first = [picture for rank in gathered for picture in rank][: self._count]
-        pictures = {
-            FIRST: [self._write_first(i, *picture) for i, picture in enumerate(first)],
-            BEST: [self._write_scored(BEST, i, image) for i, image in enumerate(best)],
-            WORST: [self._write_scored(WORST, i, image) for i, image in enumerate(worst)],
-        }
+        try:
+            pictures = {
+                FIRST: [self._write_first(i, *picture) for i, picture in enumerate(first)],
+                BEST: [self._write_scored(BEST, i, image) for i, image in enumerate(best)],
+                WORST: [self._write_scored(WORST, i, image) for i, image in enumerate(worst)],
+            }
+        except WriteError as error:  # metrics matter more
+            logger.warning("no pictures of %s: %s", self._metadata.name, error)
+            return {}
         self._remove_others({entry["file"] for entries in pictures.values() for entry in entries})
         return {"pictures": pictures}
 

@@ -10,7 +10,7 @@ from ita.engine.checkpointer import Checkpointer
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.recovery import find_resumable
 from ita.engine.trainer import Trainer
-from ita.errors import UserError
+from ita.errors import UserError, WriteError
 
 METRIC = "toy_val/sem_seg/mIoU"
 
@@ -31,6 +31,17 @@ def feed(best, model, values, first=1):
 def kept(folder):
     checkpoint = read_checkpoint(folder / "model_best.pth")
     return checkpoint["model"]["weight"].unique().item(), checkpoint
+
+
+def test_weights_that_cannot_be_written_are_not_the_best(tmp_path):
+    model = make_model()
+    (tmp_path / "model_best.pth").mkdir()
+    best = BestCheckpoint(Checkpointer(model, tmp_path), METRIC)
+    with pytest.raises(WriteError, match=r"model_best\.pth"):
+        feed(best, model, [12.5])
+    (tmp_path / "model_best.pth").rmdir()
+    feed(best, model, [11.0])
+    assert kept(tmp_path)[1]["selected_by"]["value"] == 11.0
 
 
 def test_the_best_evaluation_is_kept(tmp_path):

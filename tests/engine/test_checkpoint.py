@@ -1,4 +1,5 @@
 import logging
+import math
 import re
 
 import pytest
@@ -190,3 +191,28 @@ def test_a_failed_save_leaves_the_last_checkpoint(saved, monkeypatch):
     Checkpointer(model, saved.parent, trainer=counter).resume_or_load("", resume=True)
     assert counter.count == 5
     assert same(model.head, Model().head)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_not_saved_over_good_ones(saved, value):
+    model, before = Model(), saved.read_bytes()
+    with torch.no_grad():
+        model.head.weight[1, 2] = value
+    checkpointer = Checkpointer(model, saved.parent, trainer=Counter(6))
+    with pytest.raises(UserError, match=r"0004\.pth was not written: .* finite \(head\.weight\)"):
+        checkpointer.save(saved.stem, iteration=4)
+    assert saved.read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    """The model stays as it was. Tensors that are not of the model do not matter."""
+    content = torch.load(saved, weights_only=True)
+    content["model"]["mask"] = torch.full((2, 2), -math.inf)
+    torch.save(content, saved)
+    Checkpointer(Model(), saved.parent, trainer=Counter()).resume_or_load("")
+    content["model"]["head.bias"][0] = math.nan
+    torch.save(content, saved)
+    model = Model(seed=1)
+    with pytest.raises(UserError, match=f"^{saved} has weights .* diverged: head.bias; use an "):
+        Checkpointer(model, saved.parent, trainer=Counter()).resume_or_load("")
+    assert same(model, Model(seed=1))

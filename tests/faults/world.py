@@ -15,7 +15,7 @@ from tests.faults.process import Command
 # Training of a second: two iterations with a checkpoint after each, and no evaluation.
 SHORT = {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": ()}
 # Files of a run that describe it.
-REPORTED = ("nonfinite.json",)
+REPORTED = ("nonfinite_*.json",)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def describe(folder: Path) -> str:
     if finished:
         parts.append(f"checkpoints of iterations {', '.join(map(str, sorted(finished)))}")
     parts += [f"damaged {name}" for name in damaged]
-    parts += [name for name in REPORTED if (folder / name).exists()]
+    parts += [path.name for pattern in REPORTED for path in sorted(folder.glob(pattern))]
     for path in folder.rglob("*"):
         if path.name.endswith(PARTIAL_SUFFIX):
             parts.append("incomplete files")
