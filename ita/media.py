@@ -18,11 +18,17 @@ from ita.predictor import Segmentation
 from ita.progress import Progress, no_progress
 from ita.reports.label_maps import describe_label_map
 from ita.reports.pictures import draw_frame
+from ita.shortages import explained
 
 CLASSES_FILE = "classes.json"
 # Label maps of a video are files of this form in a folder.
 FRAME_NAME = "{:06d}.png"
 FRAME_PATTERN = re.compile(r"\d{6,}\.png")
+
+LESS_MEMORY = (
+    "make it smaller, or INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST in the config, such as 640 "
+    "and 1066"
+)
 
 # Segments an image, uint8 RGB [H, W, 3].
 SegmentImage = Callable[[np.ndarray], Segmentation]
@@ -98,9 +104,10 @@ def segment_file(
         UserError: the file cannot be read, or the results cannot be written.
     """
     paths = {name: str(file) for name, file in vars(outputs).items()}
-    if is_video(path):
-        return {"video": str(path), **paths, **_segment_video(path, outputs, segment, progress)}
-    return {"image": str(path), **paths, **_segment_image(path, outputs, segment)}
+    with explained(LESS_MEMORY, str(path)):
+        if is_video(path):
+            return {"video": str(path), **paths, **_segment_video(path, outputs, segment, progress)}
+        return {"image": str(path), **paths, **_segment_image(path, outputs, segment)}
 
 
 def _segment_image(path: Path, outputs: Outputs, segment: SegmentImage) -> dict[str, Any]:

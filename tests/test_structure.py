@@ -35,6 +35,7 @@ ROOMS = (
     "files",
     "signals",
     "extras",
+    "shortages",
     "errors",
 )
 MODULES = sorted((ROOT / "ita").glob("**/*.py"))

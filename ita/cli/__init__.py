@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from ita.errors import UserError, missing_module, one_line
+from ita.shortages import explain
 
 # Subcommand -> summary. The module of a subcommand has its name, with underscores.
 SUBCOMMANDS = {
@@ -70,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output is gone; Python must not try to flush the rest to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except (RuntimeError, OSError, MemoryError) as error:
+        if not (message := explain(error)):
+            raise
+        sys.stderr.write(f"error: {message}\n")
+        return 1
 
 
 def show_every_character() -> None:

@@ -13,8 +13,9 @@ from ita.data.loaders import Batch
 from ita.engine.evaluate import evaluation_precision, prepare_evaluation
 from ita.engine.hooks import peak_memory
 from ita.engine.precision import tf32
-from ita.engine.trainer import Trainer
+from ita.engine.trainer import LESS_MEMORY, Trainer
 from ita.modeling.vocabulary import TextEncoder
+from ita.shortages import explained
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,8 @@ def _step(trainer: Trainer, batches: Sequence[Batch]) -> float:
         for iteration in range(REPEATS):
             start = time.perf_counter()
             parts = list(itertools.islice(endless, trainer.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS))
-            trainer.step(parts, iteration=iteration)
+            with explained(LESS_MEMORY):
+                trainer.step(parts, iteration=iteration)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.engine.run_outputs import outlasting_write_errors
 from ita.evaluation.evaluators import build_evaluator
 from ita.installing import installed_versions
-from ita.meta_arch import ITA
+from ita.meta_arch import ITA, Record
 from ita.modeling.postprocess import InferenceOptions
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
@@ -36,8 +36,15 @@ from ita.reports.evaluated_pictures import PicturesEvaluator
 from ita.reports.run_report import write_report
 from ita.reports.tables import format_class_table, format_table, write_results
 from ita.segmenter import Segmenter
+from ita.shortages import explained
 
 logger = logging.getLogger(__name__)
+
+# What takes less memory in evaluations; it changes results.
+LESS_MEMORY = (
+    "set a smaller INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST (such as 640 and 1066), or "
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON False"
+)
 
 
 @dataclass(frozen=True)
@@ -160,14 +167,19 @@ def _evaluate_one(
     progress = show_progress if comm.is_main_process() else no_progress
     shown = progress(f"evaluating {test_set.name}", test_set.loader.num_images, "images")
     with shown as advance, evaluation_precision(cfg):
-        after_image = partial(advance, comm.get_world_size())
-        results = inference_on_dataset(
-            segmenter, test_set.loader, evaluator, {"after_inference": after_image}
-        )
+        segment = partial(_segment_named, segmenter)
+        callbacks = {"after_inference": partial(advance, comm.get_world_size())}
+        results = inference_on_dataset(segment, test_set.loader, evaluator, callbacks)
     if comm.is_main_process() and "sem_seg" in results:
         table = format_class_table(test_set.class_list, results)
         logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
+
+
+def _segment_named(segmenter: Segmenter, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Segment records; the error for one that does not fit into memory names its file."""
+    with explained(LESS_MEMORY, ", ".join(str(record["file_name"]) for record in records)):
+        return segmenter(records)
 
 
 def prepare_evaluation(

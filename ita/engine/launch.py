@@ -18,6 +18,7 @@ from torch import distributed, multiprocessing
 
 from ita.engine.run_outputs import note_error
 from ita.errors import UserError, one_line
+from ita.shortages import explain
 from ita.signals import STOPPED, forwarded_signals
 
 # Adds to the job's count of processes with a reported error, and returns the count.
@@ -72,13 +73,14 @@ def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[
     count_failures = count_failures or _failure_counter()
     try:
         yield
-    except UserError as error:
-        message = f"error: {one_line(_message(error))}"
-        note_error(message)
-        if count_failures(1) == 1:
-            sys.stderr.write(f"{message}\n")
-        raise SystemExit(REPORTED) from error
     except Exception as error:
+        text = _message(error) if isinstance(error, UserError) else explain(error)
+        if text:
+            message = f"error: {one_line(text)}"
+            note_error(message)
+            if count_failures(1) == 1:
+                sys.stderr.write(f"{message}\n")
+            raise SystemExit(REPORTED) from error
         note_error(f"error: {type(error).__name__}", error)
         if count_failures(0):
             raise SystemExit(REPORTED) from error

@@ -76,6 +76,8 @@ class OptimizerStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.skipped = 0
         self.nonfinite = nonfinite or NonFiniteSteps()
+        # Whether an error may have left some of the weights updated, others not.
+        self.updating = False
         self._device = device
         self._dtype = dtype
         self._max_norm = max_norm
@@ -123,8 +125,10 @@ class OptimizerStep:
         self.nonfinite.end_row()
         self._count_overflows(report, iteration)
         nn.utils.clip_grads_with_norm_(self._parameters, self._max_norm, norm)
+        self.updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.updating = False
         return report
 
     def state_dict(self) -> dict[str, Any]:

@@ -45,14 +45,21 @@ from ita.engine.trackers import TrackerWriter, require_tracker
 from ita.errors import UserError
 from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
+from ita.modeling.storage import reason
 from ita.modeling.text_cache import FeatureCache
 from ita.modeling.vocabulary import TextEncoder
 from ita.progress import show_progress
 from ita.reports.tables import scalars
+from ita.shortages import Shortage, explain, shortage_of
 from ita.signals import StopSignals, noted_signals
 
 logger = logging.getLogger(__name__)
 
+# What takes less memory in training: the first leaves the step as it is.
+LESS_MEMORY = (
+    "set SOLVER.GRADIENT_ACCUMULATION_STEPS 2, SOLVER.AMP.ENABLED True, or a smaller "
+    "SOLVER.IMS_PER_BATCH or INPUT.IMAGE_SIZE"
+)
 # Option that synchronizes buffers in every step, renamed in newer versions of PyTorch.
 _SYNC_BUFFERS = next(
     name
@@ -167,9 +174,10 @@ class Trainer(TrainerBase):
             try:
                 with noted_signals() as self._signals:
                     self._run()
-            except BaseException:
+            except BaseException as error:
                 for hook in outputs:
                     hook.after_train()  # write the last measurements before the error
+                self._end_by_shortage(error)
                 raise
             if self.stopped:
                 for hook in outputs:
@@ -282,6 +290,28 @@ class Trainer(TrainerBase):
             self.iter + 1,
             self.max_iter,
         )
+
+    def _end_by_shortage(self, error: BaseException) -> None:
+        """If the machine has run out of something, save the finished steps and end in one line.
+
+        Raises:
+            UserError: it has.
+        """
+        told = isinstance(error, UserError)
+        cause = error.__cause__ if told else error
+        if cause is None or shortage_of(cause) in (None, Shortage.DISK):
+            return
+        finished = self.scheduler.last_epoch
+        text = str(error) if told else explain(cause, LESS_MEMORY)
+        text += f"; training ended in iteration {self.iter}"
+        if comm.is_main_process() and finished > self.start_iter and not self.step.updating:
+            self.iter = finished - 1
+            try:
+                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                text += f", and --resume continues after {finished} iterations"
+            except Exception as failure:  # of a GPU that is out of memory, almost any
+                text += f"; no checkpoint could be written ({reason(failure)})"
+        raise UserError(text) from error
 
     def _build_hooks(self) -> list[HookBase | None]:
         cfg, main = self.cfg, comm.is_main_process()

@@ -1,5 +1,6 @@
 """Postprocessing of predictions to semantic, panoptic and instance results (design section 7)."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from ita.modeling.ops.label_map import class_scores, label_map
 from ita.modeling.ops.mask_owner import mask_owner
-from ita.modeling.query_masks import QueryMasks
+from ita.modeling.query_masks import MAX_VALUES, QueryMasks
+from ita.shortages import Shortage, shortage_of
 
-# Mask logits at the size of the output computed at once for instances, 64 MB.
-MAX_LOGITS = 1 << 24
+logger = logging.getLogger(__name__)
+
+# Sizes of blocks to try, one after another, while memory is short.
+BLOCK_SIZES = (MAX_VALUES, MAX_VALUES // 16, MAX_VALUES // 256)
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def segment_image(
     thing_ids: Collection[int],
     options: InferenceOptions,
 ) -> dict[str, Any]:
-    """Compute the enabled results of one image.
+    """Compute the enabled results of one image, in smaller blocks if memory is short.
 
     Args:
         class_log_probability: [Q, C + 1], void last.
@@ -69,6 +73,29 @@ def segment_image(
         ``label_map`` int64 [H, W], ``sem_seg`` [C, H, W], ``panoptic_seg`` (ids [H, W], segments),
         ``instances``.
     """
+    *sizes, smallest = BLOCK_SIZES
+    for max_values in sizes:
+        blocks = replace(masks, max_values=max_values)
+        try:
+            return _results(class_log_probability, blocks, thing_ids, options)
+        except (RuntimeError, MemoryError) as error:
+            if shortage_of(error) is not Shortage.MEMORY:
+                raise
+        # Here the error is gone and with it the tensors of its frames.
+        logger.info("memory is short: results are computed in smaller blocks")
+        if masks.logits.device.type == "cuda":
+            torch.cuda.empty_cache()
+    blocks = replace(masks, max_values=smallest)
+    return _results(class_log_probability, blocks, thing_ids, options)
+
+
+def _results(
+    class_log_probability: Tensor,
+    masks: QueryMasks,
+    thing_ids: Collection[int],
+    options: InferenceOptions,
+) -> dict[str, Any]:
+    """Compute the results of :func:`segment_image`."""
     result: dict[str, Any] = {}
     if options.semantic:
         result["label_map"] = label_map(class_probabilities(class_log_probability), masks)
@@ -243,7 +270,8 @@ def _binary_masks(masks: QueryMasks, queries: Tensor) -> tuple[Tensor, Tensor]:
     height, width = masks.output_size
     found = torch.empty(len(queries), height, width, dtype=torch.bool, device=queries.device)
     confidence = torch.empty(len(queries), device=queries.device)
-    size = max(1, MAX_LOGITS // (height * width))
+    # Beside the logits there are some temporary tensors of their size.
+    size = max(1, masks.max_values // (4 * height * width))
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         logits = masks.select(queries[part]).resized_logits()

@@ -16,6 +16,8 @@ from torch import Tensor
 # bounds, larger blocks are fewer.
 CELLS_PER_TILE = 2
 TILES_PER_BLOCK = 4
+# Probabilities of a block computed at once on a GPU, 256 MB.
+MAX_VALUES = 1 << 26
 # Widening of the bounds of probabilities, for the rounding of resized logits.
 ROUNDING = 1e-6
 
@@ -33,6 +35,8 @@ class QueryMasks:
         valid_size: (height, width) of the image inside it, top left.
         output_size: (height, width) of the result, H and W.
         resize_logits: resize logits, not probabilities, from the input to the output.
+        max_values: number of values of a block computed at once. A smaller one takes less memory
+            and more time.
     """
 
     logits: Tensor
@@ -40,6 +44,7 @@ class QueryMasks:
     valid_size: tuple[int, int]
     output_size: tuple[int, int]
     resize_logits: bool
+    max_values: int = MAX_VALUES
 
     def __len__(self) -> int:
         """Number of queries, Q."""
@@ -48,6 +53,11 @@ class QueryMasks:
     def select(self, queries: Tensor) -> "QueryMasks":
         """Return the masks of some queries, by index or as a bool mask."""
         return replace(self, logits=self.logits[queries])
+
+    @property
+    def bounded(self) -> bool:
+        """Whether bounds of tiles pay: not on GPUs, and not where memory is short."""
+        return self.logits.device.type == "cpu" and self.max_values >= MAX_VALUES
 
     def sizes(self, dimension: int) -> tuple[int, int, int]:
         """Return the padded, valid and output height (dimension 0) or width (1)."""

@@ -209,10 +209,10 @@ def test_weights_that_are_not_finite_are_refused(saved):
     content = torch.load(saved, weights_only=True)
     content["model"]["mask"] = torch.full((2, 2), -math.inf)
     torch.save(content, saved)
-    Checkpointer(Model(), saved.parent, trainer=Counter()).resume_or_load("")
+    Checkpointer(Model(), saved.parent, trainer=Counter()).load(str(saved))
     content["model"]["head.bias"][0] = math.nan
     torch.save(content, saved)
     model = Model(seed=1)
     with pytest.raises(UserError, match=f"^{saved} has weights .* diverged: head.bias; use an "):
-        Checkpointer(model, saved.parent, trainer=Counter()).resume_or_load("")
+        Checkpointer(model, saved.parent, trainer=Counter()).load(str(saved))
     assert same(model, Model(seed=1))

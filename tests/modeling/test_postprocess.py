@@ -232,11 +232,11 @@ def test_a_score_at_the_threshold_is_not_above_it():
 
 @pytest.mark.parametrize("things", [None, (0, 2), ()])
 @pytest.mark.parametrize("maximum", [5, 1000])
-@pytest.mark.parametrize("at_once", [1, 200, 1 << 20])
-def test_instances(things, maximum, at_once, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 800, 1 << 22])
+def test_instances(things, maximum, at_once):
     scores, masks = random_scores(6, 3, 1), random_masks(6, 8, 10, 1)
-    monkeypatch.setattr(postprocess, "MAX_LOGITS", at_once)
-    ours = instances(scores, unresized(masks), things, max_instances=maximum)
+    blocks = replace(unresized(masks), max_values=at_once)
+    ours = instances(scores, blocks, things, max_instances=maximum)
     pairs = [(softmax(scores[q].tolist())[c], q, c) for q in range(6) for c in range(3)]
     best = sorted(pairs, reverse=True)[:maximum]
     expected = [pair for pair in best if things is None or pair[2] in things]
@@ -321,6 +321,38 @@ def test_scores_that_do_not_fit_the_gpu_are_tried_again(monkeypatch):
     result = segment(scores, masks)
     assert len(tried) == 2
     assert torch.equal(result["sem_seg"], expected["sem_seg"])
+
+
+@pytest.mark.parametrize("function", ["label_map", "mask_owner"])
+def test_results_are_computed_in_smaller_blocks_if_memory_is_short(function, monkeypatch):
+    scores, masks = random_scores(6, 3, 2), random_masks(6, *PADDED, 2)
+    expected, tried = segment(scores, masks, panoptic=True), []
+    compute = getattr(postprocess, function)
+
+    def fail_first(values, blocks):
+        tried.append(blocks.max_values)
+        if blocks.max_values > postprocess.BLOCK_SIZES[-1]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return compute(values, blocks)
+
+    monkeypatch.setattr(postprocess, function, fail_first)
+    result = segment(scores, masks, panoptic=True)
+    assert tried == list(postprocess.BLOCK_SIZES)
+    assert torch.equal(result["label_map"], expected["label_map"])
+    assert torch.equal(result["panoptic_seg"][0], expected["panoptic_seg"][0])
+
+
+def test_other_errors_are_not_tried_again(monkeypatch):
+    tried = []
+
+    def fail(*args):
+        tried.append(args)
+        raise RuntimeError("expected a matrix")
+
+    monkeypatch.setattr(postprocess, "label_map", fail)
+    with pytest.raises(RuntimeError, match="matrix"):
+        segment(random_scores(6, 3, 2), random_masks(6, *PADDED, 2))
+    assert len(tried) == 1
 
 
 def test_instances_are_of_things_only_where_panoptic_is_on():

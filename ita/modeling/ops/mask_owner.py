@@ -8,9 +8,6 @@ from torch import Tensor
 from ita.modeling.ops.plain import plain_selected
 from ita.modeling.query_masks import ROUNDING, MaskTiles, QueryMasks
 
-# Probabilities of a block computed at once on a GPU, 256 MB.
-MAX_VALUES = 1 << 26
-
 
 class Ownership(NamedTuple):
     """Pixels of Q masks.
@@ -36,8 +33,7 @@ def mask_owner(weights: Tensor, masks: QueryMasks) -> Ownership:
     """
     if plain_selected():
         return plain_mask_owner(weights, masks)
-    on_cpu = masks.logits.device.type == "cpu"
-    return (bounded_mask_owner if on_cpu else blocked_mask_owner)(weights, masks)
+    return (bounded_mask_owner if masks.bounded else blocked_mask_owner)(weights, masks)
 
 
 def plain_mask_owner(weights: Tensor, masks: QueryMasks) -> Ownership:
@@ -50,7 +46,7 @@ def plain_mask_owner(weights: Tensor, masks: QueryMasks) -> Ownership:
 
 def blocked_mask_owner(weights: Tensor, masks: QueryMasks) -> Ownership:
     """Compute all probabilities, block by block; nothing waits for a GPU."""
-    tiles = MaskTiles.of_pixels(masks, MAX_VALUES)
+    tiles = MaskTiles.of_pixels(masks, masks.max_values)
     owners, insides = [[weights.new_empty(0)] * len(tiles) for _ in range(2)]
     area = torch.zeros(len(masks), dtype=torch.int64, device=weights.device)
     for block, pixels in tiles.pixels(range(len(tiles))):

@@ -23,7 +23,7 @@ def label_map(classes: Tensor, masks: QueryMasks) -> Tensor:
     if plain_selected():
         return plain_label_map(classes, masks)
     # On a GPU a product costs less than to find out what can be left out.
-    fast = bounded_label_map if masks.logits.device.type == "cpu" else blocked_label_map
+    fast = bounded_label_map if masks.bounded else blocked_label_map
     return fast(classes, masks)
 
 

@@ -5,17 +5,14 @@ from torch import Tensor
 
 from ita.modeling.query_masks import MaskTiles, QueryMasks
 
-# Probabilities of a block, and scores, computed at once: 256 MB each.
-MAX_VALUES = 1 << 26
-
 
 def blocked_label_map(classes: Tensor, masks: QueryMasks) -> Tensor:
     """Compute :func:`ita.modeling.ops.label_map.label_map` block by block.
 
     The work does not depend on the values: nothing waits for a GPU.
     """
-    tiles = MaskTiles.of_pixels(masks, MAX_VALUES)
-    size = max(1, MAX_VALUES // classes.shape[1])
+    tiles = MaskTiles.of_pixels(masks, masks.max_values)
+    size = max(1, masks.max_values // classes.shape[1])
     parts: list[Tensor] = [classes.new_empty(0)] * len(tiles)
     for block, pixels in tiles.pixels(range(len(tiles))):
         best = [(part @ classes).argmax(dim=1) for part in pixels.flatten(0, 1).split(size)]
