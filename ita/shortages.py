@@ -14,7 +14,7 @@ class Shortage(Enum):
 
     MEMORY = "out of memory"
     SHARED_MEMORY = (
-        "/dev/shm is too small for the data loader workers; start the container with "
+        "/dev/shm is too small for the data loader workers; start the container with "  # noqa: S108
         "--shm-size 8g or --ipc host, or set DATALOADER.NUM_WORKERS 0"
     )
     WORKER = (
