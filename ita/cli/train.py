@@ -10,8 +10,12 @@ import argparse
 import os
 from functools import partial
 
+from ita.cli.types import positive_int
+
 # Default port, which differs between the users of a machine, as in Detectron2.
 _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
+# Half an hour, as in Detectron2: longer than the first process computes the metrics of a large set.
+_TIMEOUT = 1800
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,13 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         "--dist-url",
         default=f"tcp://127.0.0.1:{_FIRST_PORT + user % _PORTS}",
         help="address of the job's first process, or auto (default: %(default)s)",
+    )
+    add(
+        "--timeout",
+        type=positive_int,
+        default=_TIMEOUT,
+        metavar="SECONDS",
+        help="end the job if a process waits so long for another one (default: %(default)s)",
     )
 
 

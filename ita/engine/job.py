@@ -15,6 +15,8 @@ from ita.data.registration import register_all
 from ita.engine.checkpoint import broadcast_weights
 from ita.engine.dry_run import dry_run
 from ita.engine.evaluate import evaluate, load_test_sets
+from ita.engine.launch import place_in_job
+from ita.engine.launch.attempts import is_restarted, mark_begun
 from ita.engine.loading import load_model_and_source
 from ita.engine.recovery import find_resumable
 from ita.engine.run_folder import RunFolder, evaluation_folder, refuse_run
@@ -75,6 +77,10 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
         evaluate_only(cfg, log, resume=options.resume)
         return 0
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    place = place_in_job(options)
+    if is_restarted(place):
+        logger.warning("restarted by the launcher: continuing the run, as with --resume")
+        options = argparse.Namespace(**{**vars(options), "resume": True, "overwrite": False})
     if comm.is_main_process() and not (options.resume or options.overwrite):
         refuse_run(Path(cfg.OUTPUT_DIR))
     if options.dry_run:
@@ -89,6 +95,7 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
             folder.open()
             if options.overwrite:
                 folder.discard_run()
+            mark_begun(place)
         log.open_folder(cfg)
         trainer.train()
     return STOPPED if trainer.stopped else 0

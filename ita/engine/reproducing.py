@@ -18,7 +18,7 @@ from ita.engine.checkpoint import broadcast_weights
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.finished import FINISHED, mark_finished, read_finished
 from ita.engine.job import claimed_by_main_process, start_process
-from ita.engine.launch import launch, under_torchrun
+from ita.engine.launch import launch, place_in_job
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.planning import Plan, SetPlan, config_of_set
 from ita.errors import UserError
@@ -36,8 +36,8 @@ def evaluate_pending(plan: Plan | None, cfg: CfgNode, args: argparse.Namespace) 
     """Evaluate the data sets of a plan that are not finished.
 
     The results of a data set are stored when it is finished, so that an interrupted call can be
-    repeated. Called by each process that the user or torchrun started, all of which launch the job:
-    what is pending is known to rank 0 only.
+    repeated. Called by each process that the user or a launcher started, all of which launch the
+    job: what is pending is known to rank 0 only.
 
     Args:
         plan: from :func:`ita.engine.planning.make_plan`; None except where rank 0 is launched.
@@ -45,7 +45,7 @@ def evaluate_pending(plan: Plan | None, cfg: CfgNode, args: argparse.Namespace) 
         args: processes to launch, as for :func:`ita.engine.launch.launch`.
     """
     pending = [item for item in plan.sets if not item.finished] if plan else []
-    has_peers = under_torchrun() or args.num_machines > 1
+    has_peers = place_in_job(args) is not None or args.num_machines > 1
     if pending or has_peers:
         launch(partial(_evaluate_sets, sets=pending), cfg, args)
 

@@ -57,4 +57,4 @@ def run(cfg, args):
 
 if __name__ == "__main__":
     with errors_in_one_line():
-        launch(run, config(sys.argv[1]), argparse.Namespace())
+        launch(run, config(sys.argv[1]), argparse.Namespace(timeout=60))
