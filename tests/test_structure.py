@@ -28,6 +28,7 @@ ROOMS = (
     "config",
     "ancestor_keys",
     "installing",
+    "submission",
     "results",
     "classes",
     "progress",

@@ -4,13 +4,20 @@ ita train --num-gpus 8 --config-file configs/coco/semantic-segmentation/ita/ita_
 ita train --num-gpus 8 --config-file ... --dry-run
 ita train --num-gpus 8 --config-file ... --resume
 ita train --config-file ... --eval-only MODEL.WEIGHTS model.pth
+ita train --num-gpus 8 --num-machines 2 --config-file ... --submit slurm --partition gpu --time 1440
 """  # noqa: E501
 
 import argparse
 import os
+import sys
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ita.cli.types import positive_int
+from ita.cli.types import key_and_value, positive_int
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 # Default port, which differs between the users of a machine, as in Detectron2.
 _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
@@ -36,7 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only load ten batches, do a few steps and evaluate a few images; tell memory, speed "
         "and expected days, and write nothing",
     )
+    add_submission_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def add_submission_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for jobs of a cluster."""
+    add = parser.add_argument
+    add(
+        "--submit",
+        choices=("slurm", "local"),
+        help="submit the training with submitit instead of running it: to SLURM or, to try it, on "
+        "this machine; it is queued again and resumed when it reaches its time limit",
+    )
+    add("--partition", default="", help="partition of SLURM (default: the cluster's)")
+    add(
+        "--time",
+        type=positive_int,
+        default=1440,
+        metavar="MINUTES",
+        help="time limit of a submitted job (default: %(default)s)",
+    )
+    add(
+        "--slurm",
+        type=key_and_value,
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="other option of sbatch, such as account=vision; may be repeated",
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +118,46 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Launch the processes of the job."""
+    """Launch the processes of the job, or submit it."""
     from ita.engine.job import config_of, run_job
     from ita.engine.launch import errors_in_one_line, launch
 
     warnings: list[str] = []
     with errors_in_one_line():
         cfg = config_of(options, warnings.append)
+        if options.submit:
+            return _submit(options, cfg)
         return launch(partial(run_job, warnings=warnings), cfg, options)
+
+
+def _submit(options: argparse.Namespace, cfg: "CfgNode") -> int:
+    """Submit the job; wait for its end if it runs on this machine."""
+    from ita.engine.checkpoint import LAST_CHECKPOINT
+    from ita.submission import LOCAL, Resources, submit
+
+    resources = Resources(
+        machines=options.num_machines,
+        processes=options.num_gpus,
+        on_gpu=cfg.MODEL.DEVICE.startswith("cuda"),
+        cores=cfg.DATALOADER.NUM_WORKERS + 1,
+        minutes=options.time,
+        partition=options.partition,
+        others=dict(options.slurm),
+    )
+    last = Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).absolute()
+    job = submit(options.submit, _words(options), last, resources)
+    sys.stdout.write(f"submitted job {job.job_id}; log: {job.paths.stdout}\n")
+    if options.submit == LOCAL:
+        job.wait()
+        return 0 if job.exception() is None else 1
+    return 0
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """Command line of each process of a submitted job."""
+    words = ["--config-file", options.config_file, "--timeout", str(options.timeout)]
+    for path in options.vocabulary or ():
+        words += ["--vocabulary", path]
+    for flag in ("resume", "eval_only", "dry_run"):
+        words += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
+    return words + options.opts
