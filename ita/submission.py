@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SLURM, LOCAL = "slurm", "local"
 # A job that reaches its time limit is queued again so many times.
 MAX_TIMEOUTS = 100
+# Variable of torchrun with the number of restarts.
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,11 @@ class TrainingJob:
 
     Attributes:
         words: arguments of ``ita train``.
-        last: file with the name of the newest checkpoint, written anew for each.
-        before: time of its last change at submission. If it has changed, this job has been queued
-            again, and resumes.
+        restarts: how often the job has been queued again, after which it resumes.
     """
 
     words: tuple[str, ...]
-    last: Path
-    before: int
+    restarts: int = 0
     _child: int = 0
 
     def __call__(self) -> None:
@@ -71,9 +70,11 @@ class TrainingJob:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        resume = ["--resume"] if changed_at(self.last) != self.before else []
+        # SLURM also queues again by itself, after a failure of a machine.
+        restarts = max(self.restarts, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+        os.environ[RESTARTS] = str(restarts)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "ita", "train", *resume, *self.words],
+            [sys.executable, "-m", "ita", "train", *self.words],
             preexec_fn=partial(signal.signal, JobEnvironment._usr_sig(), signal.SIG_IGN),
         ).pid
         # Not Popen.wait, whose lock checkpoint() would wait for in the same thread.
@@ -88,29 +89,22 @@ class TrainingJob:
             with suppress(ProcessLookupError, ChildProcessError):  # it may have ended
                 os.kill(self._child, signal.SIGUSR1)
                 os.waitpid(self._child, 0)
-        return DelayedSubmission(replace(self, _child=0))
+        return DelayedSubmission(TrainingJob(self.words, self.restarts + 1))
 
 
-def changed_at(path: Path) -> int:
-    """Time of the last change of a file in nanoseconds; 0 if it does not exist."""
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def submit(cluster: str, words: Sequence[str], last: Path, resources: Resources) -> "Job[Any]":
+def submit(cluster: str, words: Sequence[str], folder: Path, resources: Resources) -> "Job[Any]":
     """Submit a training.
 
     Args:
         cluster: ``SLURM``, or ``LOCAL`` for processes of this machine, to try a submission.
         words: arguments of ``ita train``, without those of the launcher.
-        last: file with the name of the newest checkpoint of the run, in its folder, which all
-            machines must see; the job's logs are written beside it.
+        folder: for the job's logs; all machines must see it.
         resources: what the job requests.
 
     Raises:
         UserError: submitit is not installed, there is no SLURM here, or it refuses the job.
     """
     submitit = optional_module("submitit", "--submit", "slurm")
-    folder = last.parent / "submitit"
     try:
         executor = submitit.AutoExecutor(
             folder,
@@ -125,7 +119,7 @@ def submit(cluster: str, words: Sequence[str], last: Path, resources: Resources)
             timeout_min=resources.minutes,
             **_of_cluster(cluster, resources),
         )
-        return executor.submit(TrainingJob(tuple(words), last, changed_at(last)))
+        return executor.submit(TrainingJob(tuple(words)))
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--submit {cluster}: the job was not accepted: {reason}") from error

@@ -132,7 +132,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _submit(options: argparse.Namespace, cfg: "CfgNode") -> int:
     """Submit the job; wait for its end if it runs on this machine."""
-    from ita.engine.checkpoint import LAST_CHECKPOINT
     from ita.submission import LOCAL, Resources, submit
 
     resources = Resources(
@@ -144,8 +143,8 @@ def _submit(options: argparse.Namespace, cfg: "CfgNode") -> int:
         partition=options.partition,
         others=dict(options.slurm),
     )
-    last = Path(cfg.OUTPUT_DIR, LAST_CHECKPOINT).absolute()
-    job = submit(options.submit, _words(options), last, resources)
+    logs = Path(cfg.OUTPUT_DIR, "submitit").absolute()
+    job = submit(options.submit, _words(options), logs, resources)
     sys.stdout.write(f"submitted job {job.job_id}; log: {job.paths.stdout}\n")
     if options.submit == LOCAL:
         job.wait()
@@ -158,6 +157,6 @@ def _words(options: argparse.Namespace) -> list[str]:
     words = ["--config-file", options.config_file, "--timeout", str(options.timeout)]
     for path in options.vocabulary or ():
         words += ["--vocabulary", path]
-    for flag in ("resume", "eval_only", "dry_run"):
+    for flag in ("resume", "overwrite", "eval_only", "dry_run"):
         words += [f"--{flag.replace('_', '-')}"] if getattr(options, flag) else []
     return words + options.opts

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
+from detectron2.utils import comm
 
 from ita.data.order import draw_seed, seed_all
+from ita.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,21 @@ class RunState:
                 self.world_size,
             )
         self.num_images, self.world_size = num_images, world_size
+
+
+def require_same_start(iteration: int, folder: str) -> None:
+    """Check that all processes start at an iteration; called in every process.
+
+    Raises:
+        UserError: they do not, since they read different checkpoints.
+    """
+    starts = comm.all_gather(iteration)
+    others = [rank for rank, start in enumerate(starts) if start != starts[0]]
+    if others:
+        raise UserError(
+            f"rank {others[0]} starts at iteration {starts[others[0]]}, rank 0 at {starts[0]}: all "
+            f"machines must see the same OUTPUT_DIR ({folder}), on a shared file system"
+        )
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:

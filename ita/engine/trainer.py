@@ -39,7 +39,7 @@ from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import matmul_dtype, tf32
 from ita.engine.recovery import Retention
 from ita.engine.run_outputs import LenientWriter, outlasting_write_errors, quiet_event_threads
-from ita.engine.state import RunState, deterministic, seed_step
+from ita.engine.state import RunState, deterministic, require_same_start, seed_step
 from ita.engine.step import OptimizerStep
 from ita.engine.trackers import TrackerWriter, require_tracker
 from ita.errors import UserError
@@ -139,6 +139,7 @@ class Trainer(TrainerBase):
             if self.best is not None:
                 self.best.resume()
             logger.info("Resuming at iteration %d of %d", self.start_iter, self.max_iter)
+        require_same_start(self.start_iter, self.cfg.OUTPUT_DIR)
         self.data_loader = self._build_data_loader()
 
     def train(self) -> dict[str, dict[str, Any]]:

@@ -124,30 +124,45 @@ def test_other_data_are_named(tiny_config, tmp_path, caplog):
     assert "the training data have 12 images, in the checkpoint's run 6" in caplog.text
 
 
-def train_in_processes(count, folder, root, *words):
-    """Train in processes that torchrun starts."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={count}", "-m", "ita", "train", "--config-file", str(CONFIG)]
+def train_in_processes(launcher, count, folder, root, *words):
+    """Train in processes that torchrun or ``--num-gpus`` starts."""
+    command = [sys.executable]
+    if launcher == "torchrun":
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    else:
+        words = (*words, "--num-gpus", str(count), "--dist-url", "auto")
     keys = overrides(OUTPUT_DIR=folder, SOLVER__MAX_ITER=4, SOLVER__CHECKPOINT_PERIOD=2)
     done = subprocess.run(
-        [*command, *words, *keys, "DATASETS.TEST", "()"],
+        [
+            *command,
+            "-m",
+            "ita",
+            "train",
+            "--config-file",
+            CONFIG,
+            *words,
+            *keys,
+            "DATASETS.TEST",
+            "()",
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
-def test_two_processes(toy_root, tmp_path):
-    train_in_processes(2, tmp_path, toy_root)
+@pytest.mark.parametrize("launcher", ["torchrun", "num-gpus"])
+def test_two_processes(launcher, toy_root, tmp_path):
+    train_in_processes(launcher, 2, tmp_path, toy_root)
     expected = weights(tmp_path)
     for count, changed in ((2, False), (1, True)):
         (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-        output = train_in_processes(count, tmp_path, toy_root, "--resume")
+        output = train_in_processes(launcher, count, tmp_path, toy_root, "--resume")
         assert ("1 processes continue a run of 2" in output) == changed
         if not changed:
             assert_same_weights(weights(tmp_path), expected)
