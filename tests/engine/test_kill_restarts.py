@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 LIMIT = 240
 
 
-def send(training, number, rank, text="Saving checkpoint"):
+def send(training, number, rank, text="iter 20/"):
     """Send a signal to a rank once the log has a text; return exit code and output at the end."""
     process = training.start()
     try:
@@ -37,8 +37,9 @@ def undisturbed(toy_root, tmp_path_factory):
     return training.weights
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "rank"), [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)], ids=["killed", "stopped"]
+)
 def test_torchrun_restarts_and_the_run_continues(number, rank, undisturbed, toy_root, tmp_path):
     training = Training(tmp_path / "run", toy_root, timeout=10 if number == signal.SIGSTOP else 60)
     code, output = send(training, number, rank)
