@@ -12,12 +12,8 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ita.cli.types import key_and_value, positive_int
-
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
 
 # Default port, which differs between the users of a machine, as in Detectron2.
 _FIRST_PORT, _PORTS = 2**15 + 2**14, 2**14
@@ -44,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and expected days, and write nothing",
     )
     add_submission_arguments(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_or_submit)
 
 
 def add_submission_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,22 +114,27 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Launch the processes of the job, or submit it."""
+    """Launch the processes of the job."""
     from ita.engine.job import config_of, run_job
     from ita.engine.launch import errors_in_one_line, launch
 
     warnings: list[str] = []
     with errors_in_one_line():
         cfg = config_of(options, warnings.append)
-        if options.submit:
-            return _submit(options, cfg)
         return launch(partial(run_job, warnings=warnings), cfg, options)
 
 
-def _submit(options: argparse.Namespace, cfg: "CfgNode") -> int:
-    """Submit the job; wait for its end if it runs on this machine."""
+def run_or_submit(options: argparse.Namespace) -> int:
+    """Launch the processes of the job or, with ``--submit``, submit it."""
+    return _submit(options) if options.submit else run(options)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    """Check the config and submit the job; wait for its end if it runs on this machine."""
+    from ita.engine.job import config_of
     from ita.submission import LOCAL, Resources, submit
 
+    cfg = config_of(options)
     resources = Resources(
         machines=options.num_machines,
         processes=options.num_gpus,
