@@ -21,7 +21,7 @@ def disturbed(world, number, rank=1):
 
 @fault(
     done="kill -9 of a process of --num-gpus 2",
-    seen="error: rank 1 of 2 died: SIGKILL",
+    seen="error: rank 1 of 2 died",
     code=1,
     left="a log",
     slow=True,

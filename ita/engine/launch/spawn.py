@@ -33,7 +33,7 @@ def spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
     except multiprocessing.ProcessExitedException as error:
         if error.exit_code == STOPPED:
             return STOPPED
-        if error.exit_code == REPORTED and failures.value:
+        if failures.value:
             raise SystemExit(REPORTED) from error
         raise UserError(_death(error, args)) from error
     return 0
