@@ -77,6 +77,28 @@ RUN_KEYS: dict[str, tuple[Key, ...]] = {
             "Class list files that replace those of DATASETS.TEST: one for all or one for each "
             'data set. "" keeps a data set\'s own.',
         ),
+        Key(
+            "DATALOADER.ON_ERROR",
+            "stop",
+            OneOf(("stop", "skip")),
+            'Training image or label that cannot be used: "stop" saves a checkpoint and stops with '
+            'an error that names the file, "skip" logs the file and takes another image '
+            "(docs/training.md).",
+        ),
+        Key(
+            "DATALOADER.MAX_BAD_IMAGES",
+            100,
+            Integer(1),
+            'With "skip": the training is saved and stops at more bad images than these, over all '
+            "processes. Single files decay; hundreds mean a lost disk or labels of other classes.",
+        ),
+        Key(
+            "DATALOADER.CHECK_FILES",
+            False,
+            Switch(),
+            "Check the headers of all images and labels of DATASETS.TRAIN and DATASETS.TEST at the "
+            "start of a training or evaluation: whether they exist, open and agree in size.",
+        ),
     ),
     "Training and evaluation": (
         Key(

@@ -1,8 +1,8 @@
 """Data loaders of training and evaluation, with user errors passed on unchanged."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
@@ -37,6 +37,7 @@ def build_train_loader(
     seed: int | None = None,
     start: int = 0,
     pin_memory: bool = False,
+    max_bad_images: int = 0,
 ) -> "RecordLoader":
     """Build an endless loader of this process's batches, reshuffled every epoch.
 
@@ -52,6 +53,8 @@ def build_train_loader(
         seed: seed of order and augmentation; None draws one that all processes share.
         start: number of images, over all processes, that the run has seen before.
         pin_memory: copy batches to pinned memory, from which copies to a GPU do not block.
+        max_bad_images: number of images with a UserError that others replace, as those for which
+            the mapper returns None; see :attr:`RecordLoader.bad_images`. More raise the error.
 
     Raises:
         UserError: no data set, one that cannot be loaded, data sets with different class lists, or
@@ -70,7 +73,7 @@ def build_train_loader(
         len(records), seed=seed, start=start, rank=comm.get_rank(), world_size=world_size
     )
     loader: DataLoader[Any] = DataLoader(
-        _PlacedImages(records, mapper, seed),
+        _PlacedImages(records, mapper, seed, max_bad_images),
         batch_size=total_batch_size // world_size,
         sampler=order,
         num_workers=num_workers,
@@ -102,9 +105,20 @@ def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) ->
 
 @dataclass(frozen=True)
 class _Failure:
-    """Message of a UserError, returned from a data loader worker."""
+    """Message of a UserError, returned from a data loader worker, after that of bad images."""
 
     message: str
+    bad_images: dict[str, str] = field(default_factory=dict)
+
+
+class _Loaded(NamedTuple):
+    """A mapped image and the bad images that it replaces, as file -> reason.
+
+    A named tuple, since PyTorch pins the memory of what is in one.
+    """
+
+    mapped: dict[str, Any]
+    bad_images: dict[str, str]
 
 
 class _ReturnErrors:
@@ -123,18 +137,33 @@ class _ReturnErrors:
 class _PlacedImages(Dataset[Any]):
     """Training images by their place in a run: the same place gives the same result."""
 
-    def __init__(self, records: list[Record], mapper: Mapper, seed: int) -> None:
+    def __init__(
+        self, records: list[Record], mapper: Mapper, seed: int, max_bad_images: int
+    ) -> None:
         # Serialized once, in memory that data loader workers share.
         self._records = DatasetFromList(records, copy=False)
         self._mapper, self._seed = _ReturnErrors(mapper), seed
+        self._max_bad_images = max_bad_images
 
-    def __getitem__(self, place: Place) -> dict[str, Any] | _Failure:
+    def __getitem__(self, place: Place) -> _Loaded | _Failure:
+        bad: dict[str, str] = {}
         for attempt, index in enumerate(self._candidates(place)):
             seed_all(draw_seed(self._seed, place.position, attempt))
-            mapped = self._mapper(self._records[index])
-            if mapped is not None:
-                return mapped
-        return _Failure(f"none of the {len(self._records)} training images has a usable label")
+            record = self._records[index]
+            mapped = self._mapper(record)
+            if isinstance(mapped, _Failure):
+                if not self._max_bad_images:
+                    return mapped
+                bad[record["file_name"]] = mapped.message
+                if len(bad) > self._max_bad_images:
+                    return _Failure(mapped.message, bad)
+            elif mapped is not None:
+                return _Loaded(mapped, bad)
+        return _Failure(
+            f"none of the {len(self._records)} training images "
+            + (f"can be used, {len(bad)} are bad" if bad else "has a usable label"),
+            bad,
+        )
 
     def _candidates(self, place: Place) -> Iterator[int]:
         """Yield the image of a place, and those that replace it, one after another, in need."""
@@ -154,19 +183,26 @@ class RecordLoader(Iterable[Batch]):
 
     Attributes:
         num_images: number of images in the whole data set, over all processes.
+        bad_images: bad images that others have replaced so far in this process: file -> reason.
     """
 
     def __init__(self, loader: Any, num_images: int) -> None:
         self._loader = loader
         self.num_images = num_images
         end_workers_at_exit()
+        self.bad_images: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:
-            for mapped in batch:
-                if isinstance(mapped, _Failure):
-                    raise UserError(mapped.message)
-            yield batch
+            yield [self._unpacked(loaded) for loaded in batch]
+
+    def _unpacked(self, loaded: dict[str, Any] | _Loaded | _Failure) -> dict[str, Any]:
+        if isinstance(loaded, dict):
+            return loaded
+        self.bad_images |= loaded.bad_images
+        if isinstance(loaded, _Failure):
+            raise UserError(loaded.message)
+        return loaded.mapped
 
     def __len__(self) -> int:
         """Number of batches of this process; a training loader is endless and has no length."""

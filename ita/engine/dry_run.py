@@ -106,6 +106,8 @@ def _load(trainer: Trainer) -> tuple[float, list[Batch]]:
     batches = [next(loader)]
     start = time.perf_counter()
     batches += itertools.islice(loader, BATCHES - 1)
+    for reason in trainer.data_loader.bad_images.values():
+        logger.warning("bad image, another takes its place: %s", reason)
     return (time.perf_counter() - start) / (BATCHES - 1), batches
 
 

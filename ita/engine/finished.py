@@ -25,7 +25,10 @@ from ita.structured_files import parse_json
 FINISHED = "reproduction"
 # Keys without an influence on results, or with an influence that is described separately.
 IRRELEVANT_KEYS = frozenset({
+    "DATALOADER.CHECK_FILES",
+    "DATALOADER.MAX_BAD_IMAGES",
     "DATALOADER.NUM_WORKERS",
+    "DATALOADER.ON_ERROR",
     "DATASETS.TEST",
     "DATASETS.TEST_VOCABULARY",
     "DATASETS.TRAIN_VOCABULARY",

@@ -102,7 +102,7 @@ class ProgressWriter(EventWriter):
         parts += _format_scalar(storage, "images_per_second", "{:.3g} images/s")
         parts += _format_scalar(storage, "data_time", "data {:.3f} s")
         parts += _format_scalar(storage, "memory_gb", "memory {:.1f} GB", window=1)
-        for name in ("skipped_images", "skipped_steps", "nonfinite_steps"):
+        for name in ("skipped_images", "bad_images", "skipped_steps", "nonfinite_steps"):
             parts += _format_scalar(storage, name, name.replace("_", " ") + " {:.0f}", window=1)
         logger.info("  ".join(parts), extra=IN_BAR)
 

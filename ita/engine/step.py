@@ -30,6 +30,7 @@ class StepReport:
         nonfinite: whether it was skipped because losses or gradients were not finite for another
             reason.
         stop: whether a process asks to stop.
+        news: whether a process has news for the others.
     """
 
     losses: dict[str, float]
@@ -39,6 +40,7 @@ class StepReport:
     skipped: bool
     nonfinite: bool
     stop: bool
+    news: bool
 
 
 class OptimizerStep:
@@ -92,6 +94,7 @@ class OptimizerStep:
         data_time: float = 0.0,
         iteration: int = 0,
         stop: bool = False,
+        news: bool = False,
     ) -> StepReport:
         """Accumulate the gradients of the micro-batches and update the weights.
 
@@ -100,6 +103,7 @@ class OptimizerStep:
             data_time: seconds spent waiting for them, for the report.
             iteration: iteration number, for error messages.
             stop: whether this process asks all processes to stop after the step.
+            news: whether this process has news for the others.
 
         Raises:
             UserError: a loss or, without a loss scale, a gradient is not finite, and such steps are
@@ -116,7 +120,7 @@ class OptimizerStep:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients, self._norm_type)
         means = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
-        report = self._report(means, norm, data_time, stop)
+        report = self._report(means, norm, data_time, stop, news)
         if report.nonfinite:
             self.nonfinite.handle(self._describe(report, iteration, batches, losses))
             # Ends the step of the scaler and keeps the loss scale.
@@ -166,26 +170,27 @@ class OptimizerStep:
         return {name: loss.detach().float() for name, loss in losses.items()}
 
     def _report(
-        self, losses: dict[str, Tensor], norm: Tensor, data_time: float, stop: bool
+        self, losses: dict[str, Tensor], norm: Tensor, data_time: float, stop: bool, news: bool
     ) -> StepReport:
         """Gather the values of all processes in one call, waiting for the device only once."""
         losses = dict(sorted(losses.items()))
         values = [*losses.values(), norm.float()]
         row = torch.stack([value.reshape(()) for value in values])
-        row = torch.cat([row, row.new_tensor([data_time, stop])])
+        row = torch.cat([row, row.new_tensor([data_time, stop, news])])
         rows = [row]
         if isinstance(self.model, DistributedDataParallel):
             rows = [torch.empty_like(row) for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather(rows, row)
         table = torch.stack(rows).tolist()
         columns = [sum(column) / len(column) for column in zip(*table, strict=True)]
-        *means, norm_value, _, _ = columns
+        *means, norm_value, _, _, _ = columns
         finite_losses, finite_norm = all(map(math.isfinite, means)), math.isfinite(norm_value)
         overflow = finite_losses and not finite_norm and self.scaler.is_enabled()
         return StepReport(
             losses=dict(zip(losses, means, strict=True)),
-            data_time=max(row[-2] for row in table),
-            stop=any(row[-1] for row in table),
+            data_time=max(row[-3] for row in table),
+            stop=any(row[-2] for row in table),
+            news=any(row[-1] for row in table),
             grad_norm=norm_value,
             grad_scale=self.scaler.get_scale(),
             skipped=overflow,

@@ -5,7 +5,7 @@ import logging
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpointer import Checkpointer
 from ita.engine.evaluate import TestSet, evaluate, load_test_sets
+from ita.engine.feed import Feed
 from ita.engine.hooks import (
     WINDOW,
     PeriodicCheckpoints,
@@ -78,7 +79,7 @@ class Trainer(TrainerBase):
         cfg: the config, scaled to the number of processes if REFERENCE_WORLD_SIZE is set.
         model: the model without its data-parallel wrapper, which only the step uses.
         results: results of the last evaluation.
-        stopped: whether a signal ended the training early.
+        stopped: whether a signal or a bad image ended the training early.
     """
 
     iter: int
@@ -121,6 +122,7 @@ class Trainer(TrainerBase):
         self._text: TextEncoder | None = None
         self.results: dict[str, dict[str, Any]] = {}
         self.stopped = False
+        self._failure = ""
         self._signals = StopSignals()
         self.register_hooks(self._build_hooks())
 
@@ -146,7 +148,8 @@ class Trainer(TrainerBase):
         """Train up to ``MAX_ITER`` and evaluate; a finished run is only evaluated.
 
         After SIGINT, SIGTERM, SIGHUP or SIGUSR1 to any process, all finish the step in progress,
-        a checkpoint is saved, and ``stopped`` is set. A second signal ends a process at once.
+        a checkpoint is saved, and ``stopped`` is set. A second signal ends a process at once. If a
+        process meets a bad image, all finish and save the step before it.
 
         Returns:
             Results of the last evaluation (see ``evaluate``), empty except on rank 0.
@@ -183,6 +186,12 @@ class Trainer(TrainerBase):
             if self.stopped:
                 for hook in outputs:
                     hook.after_train()
+        if self._failure:
+            comm.synchronize()  # the end of a process ends the others, one of which saves
+            raise UserError(
+                f"{self._failure}; saved after iteration {self.iter + 1} of {self.max_iter}: mend "
+                "the data and continue with --resume"
+            )
         return self.results
 
     def encode_classes(self) -> TextEncoder:
@@ -202,15 +211,18 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """Fetch the micro-batches of a step, update the weights and record the measurements."""
         start = time.perf_counter()
-        batches = [next(self._batches) for _ in range(self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS)]
+        batches = self._feed.advance(last=self.iter + 1 == self.max_iter)
         seed_step(self.state.seed, self.iter, comm.get_rank())
         report = self.step(
             batches,
             data_time=time.perf_counter() - start,
             iteration=self.iter,
             stop=bool(self._signals.received),
+            news=self._feed.has_news,
         )
-        self.stopped = report.stop
+        if report.news:
+            self._failure = self._feed.exchange_news()
+        self.stopped = report.stop or bool(self._failure)
         self.state.position += self.cfg.SOLVER.IMS_PER_BATCH
         measured = {"data_time": report.data_time}
         if report.nonfinite:
@@ -221,6 +233,8 @@ class Trainer(TrainerBase):
             if not report.skipped:
                 measured["grad_norm"] = report.grad_norm
         self.storage.put_scalars(**measured)
+        if self._max_bad_images:
+            self.storage.put_scalar("bad_images", len(self._feed.bad_images), smoothing_hint=False)
         if self.step.scaler.is_enabled():
             self.storage.put_scalars(
                 grad_scale=report.grad_scale,
@@ -258,19 +272,30 @@ class Trainer(TrainerBase):
             seed=self.state.seed,
             start=self.state.position,
             pin_memory=self.cfg.MODEL.DEVICE.startswith("cuda"),
+            max_bad_images=self._max_bad_images,
         )
         self.state.begin(loader.num_images, comm.get_world_size())
         return loader
 
+    @property
+    def _max_bad_images(self) -> int:
+        loading = self.cfg.DATALOADER
+        return loading.MAX_BAD_IMAGES if loading.ON_ERROR == "skip" else 0
+
     @cached_property
-    def _batches(self) -> Iterator[list[dict[str, Any]]]:
+    def _feed(self) -> Feed:
         if self.data_loader is None:
             self.data_loader = self._build_data_loader()
-        return iter(self.data_loader)
+        return Feed(
+            self.data_loader,
+            parts=self.cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
+            max_bad_images=self._max_bad_images,
+        )
 
     def _run(self) -> None:
         """Run Detectron2's loop, but without a traceback and an evaluation after an error."""
         self.before_train()
+        self._feed.start()
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self.before_step()
@@ -285,6 +310,8 @@ class Trainer(TrainerBase):
     def _save_stopped(self) -> None:
         name = f"model_{self.iter:07d}"  # as periodic checkpoints
         self.checkpointer.save(name, iteration=self.iter)
+        if self._failure:
+            return  # which the error tells
         logger.warning(
             "stopped%s after iteration %d of %d; --resume continues",
             f" by {self._signals.name}" if self._signals.received else "",
