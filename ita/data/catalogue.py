@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ita.data.orientation import STORED
+
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 # Detectron2's ``evaluator_type`` of a data set with semantic labels only.
 SEMANTIC = "sem_seg"
@@ -75,6 +77,8 @@ class DatasetRow:
         label_folders: semantic labels; the first folder with label maps is used. Optional if there
             are panoptic files.
         ignore_label: class id of unlabelled pixels.
+        label_orientation: whether labels belong to the pixels of an image with EXIF orientation as
+            "stored" or "upright", if their size does not tell.
         evaluator_type: Detectron2's name for the evaluations that the set supports.
         test_size: short side and maximum long side of test images, in pixels.
         num_images: number of images in the complete set; 0 accepts any number.
@@ -100,6 +104,7 @@ class DatasetRow:
     instances_made_by: str = ""
     label_folders: tuple[LabelFolder, ...] = ()
     ignore_label: int = 255
+    label_orientation: str = STORED
     evaluator_type: str = SEMANTIC
     test_size: tuple[int, int] = TEST_SIZE
     num_images: int = 0

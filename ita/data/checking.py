@@ -14,7 +14,14 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ita.data.catalogue import CATALOGUE, OTHER_NAMES, DatasetRow, families_of
 from ita.data.locate import Located, locate
-from ita.data.reading import check_sizes, load_semantic_label, read_image, read_segment_index
+from ita.data.orientation import ORIENTATION, Orientation
+from ita.data.reading import (
+    check_sizes,
+    load_semantic_label,
+    orientation_of_record,
+    read_oriented_image,
+    read_segment_index,
+)
 from ita.data.records import FILE_KEYS, Record, count_images
 from ita.data.registration import register_all, register_custom
 from ita.data.remedies import (
@@ -243,23 +250,23 @@ def check_record(record: Record, metadata: Metadata) -> Finding:
     """Read an image and its labels, and check them."""
     path = record["file_name"]
     try:
-        shapes = [read_image(path).shape[:2]]
+        _, orientation = read_oriented_image(path)
+        orientation = orientation_of_record({ORIENTATION: orientation}, metadata)
         path = record.get("sem_seg_file_name") or record["pan_seg_file_name"]
-        labels = load_semantic_label(record, metadata)
-        shapes.append(labels.shape)
-        check_sizes(record, *shapes)
+        labels = load_semantic_label({**record, ORIENTATION: orientation}, metadata)
+        check_sizes(record, orientation, labels.shape)
         if "pan_seg_file_name" in record:
             path = record["pan_seg_file_name"]
-            check_sizes(record, *shapes, _check_segments(record))
+            check_sizes(record, orientation, _check_segments(record, orientation))
     except UserError as error:
         return Finding(str(error), path)
     classes = set(np.unique(labels).tolist()) - {metadata.ignore_label}
     return Finding(classes=frozenset(classes))
 
 
-def _check_segments(record: Record) -> tuple[int, int]:
-    """Check that every segment has pixels; return (height, width) of the panoptic PNG."""
-    index = read_segment_index(record)
+def _check_segments(record: Record, orientation: Orientation) -> tuple[int, int]:
+    """Check that every segment has pixels; return (height, width) of the panoptic PNG, upright."""
+    index = read_segment_index(record, orientation)
     areas = np.bincount(index[index >= 0], minlength=len(record["segments_info"]))
     if not areas.all():
         segment = record["segments_info"][int(areas.argmin())]["id"]

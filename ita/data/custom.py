@@ -14,6 +14,7 @@ from ita.data.catalogue import (
     LabelFolder,
     datasets_root,
 )
+from ita.data.orientation import LABEL_ORIENTATIONS, STORED
 from ita.errors import UserError, did_you_mean, shown
 from ita.files import find_file
 from ita.structured_files import read_yaml
@@ -91,6 +92,7 @@ def _row(name: str, keys: Any, path: Path) -> DatasetRow:
         instances_made_by=keys.get("made_by", ""),
         label_folders=(labels,) if labels.path else (),
         ignore_label=VOID_8_BIT if len(class_list) <= VOID_8_BIT else VOID_16_BIT,
+        label_orientation=keys.get("label_orientation", STORED),
         evaluator_type="coco_panoptic_seg" if "panoptic_json" in keys else SEMANTIC,
         test_size=tuple(keys.get("test_size", TEST_SIZE)),
         described_in=str(path),
@@ -117,6 +119,10 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "label_root": _PATH,
     "label_suffix": (_is_path, "the end of the label map file names, such as .png"),
     "ignored_values": (_is_list_of(int), "a list of label values, such as [0, 255]"),
+    "label_orientation": (
+        lambda value: value in LABEL_ORIENTATIONS,
+        " or ".join(LABEL_ORIENTATIONS),
+    ),
     "panoptic_root": _PATH,
     "panoptic_json": _PATH,
     "instances_json": _PATH,

@@ -25,6 +25,7 @@ _SHARED_METADATA = (
     "ignored_label_values",
     "label_bits",
     "ignore_label",
+    "label_orientation",
 )
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,16 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ita.data.orientation import ORIENTATION, Orientation
 from ita.data.placement import RandomPlacement, at_least_one_pixel
-from ita.data.reading import check_sizes, read_classes, read_image, read_segments
+from ita.data.reading import (
+    check_sizes,
+    orientation_of_record,
+    read_classes,
+    read_oriented_image,
+    read_panoptic_ids,
+    read_segments,
+)
 from ita.data.registration import check_registered
 from ita.errors import UserError
 from ita.modeling.targets import SegmentMap
@@ -86,10 +95,11 @@ class TrainingMapper:
             UserError: an unreadable file, an image whose size differs from its record or its
                 labels, or a label outside the class list.
         """
-        image = read_image(record["file_name"])
+        image, orientation = read_oriented_image(record["file_name"])
         height, width = image.shape[:2]
-        labels, classes = self._targets(record)
-        check_sizes(record, (height, width), labels.shape)
+        orientation = orientation_of_record({ORIENTATION: orientation}, self.metadata)
+        labels, classes = self._targets(record, orientation)
+        check_sizes(record, orientation, labels.shape)
         if (labels == len(classes)).all():
             self.num_skipped.increment()
             return None
@@ -111,7 +121,9 @@ class TrainingMapper:
             "image_id": record["image_id"],
         }
 
-    def _targets(self, record: Mapping[str, Any]) -> tuple[np.ndarray, Sequence[int]]:
+    def _targets(
+        self, record: Mapping[str, Any], orientation: Orientation
+    ) -> tuple[np.ndarray, Sequence[int]]:
         """Load a label map of the targets, in which the last value is void.
 
         Returns:
@@ -120,11 +132,13 @@ class TrainingMapper:
         if "pan_seg_file_name" in record:
             segments = record["segments_info"]
             kept = [i for i, segment in enumerate(segments) if not segment["iscrowd"]]
-            labels = read_segments(record, _relabel(len(segments), kept))
+            read_ids = partial(read_panoptic_ids, orientation=orientation)
+            labels = read_segments(record, _relabel(len(segments), kept), read_ids)
             return labels, [segments[i]["category_id"] for i in kept]
         classes = range(len(self.metadata.class_list))
         values = _relabel(len(classes), classes)
-        return read_classes(record["sem_seg_file_name"], self.metadata, values), classes
+        path = record["sem_seg_file_name"]
+        return read_classes(path, self.metadata, values, orientation), classes
 
 
 class SharedCounter:
@@ -187,15 +201,15 @@ class InferenceMapper:
         """Map a record of the data set, or a bare ``{"file_name": path}``.
 
         Returns:
-            The record with ``image``, resized, uint8 [3, h, w] RGB, and ``height`` and ``width`` of
-            the file, the output size of the model.
+            The record with ``image``, resized, uint8 [3, h, w] RGB, ``height`` and ``width`` of the
+            upright file, the output size of the model, and its ``orientation``.
 
         Raises:
             UserError: an unreadable image, or one whose size differs from its record.
         """
-        image = read_image(record["file_name"])
-        check_sizes(record, image.shape[:2])
-        return {**record, **self.map_image(image)}
+        image, orientation = read_oriented_image(record["file_name"])
+        check_sizes(record, orientation)
+        return {**record, ORIENTATION: orientation, **self.map_image(image)}
 
     def map_image(self, image: np.ndarray) -> dict[str, Any]:
         """Map an image in memory, uint8 [H, W, 3] RGB, like a file with the same content."""

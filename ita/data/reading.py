@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,16 @@ import numpy as np
 from PIL import Image
 
 from ita.data.catalogue import MAX_LABEL_VALUES
-from ita.data.rgb import DECODING_ERRORS, convert_to_rgb, open_image
+from ita.data.orientation import (
+    ORIENTATION,
+    STORED,
+    Orientation,
+    Turn,
+    load_oriented,
+    orientation_of,
+    turned,
+)
+from ita.data.rgb import DECODING_ERRORS, convert_oriented, convert_to_rgb, open_image
 from ita.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +37,27 @@ def read_image(path: str) -> np.ndarray:
         UserError: a missing file, one that cannot be decoded as an image, or a grayscale image of
             more than 16 bits.
     """
+    return read_oriented_image(path)[0]
+
+
+def read_oriented_image(path: str) -> tuple[np.ndarray, Orientation]:
+    """Read an image as :func:`read_image` does, and return also how it is turned."""
     with naming_file(path, "image"), open_image(path) as image:
-        return convert_to_rgb(image)
+        return convert_oriented(image)
+
+
+def orientation_of_record(record: Mapping[str, Any], metadata: "Metadata") -> Orientation:
+    """Orientation of a record's image, read from its header if the record does not have it.
+
+    Raises:
+        UserError: an image that cannot be opened.
+    """
+    found = record.get(ORIENTATION)
+    if found is None:
+        path = record["file_name"]
+        with naming_file(path, "image"), open_image(path) as image:
+            found = orientation_of(image)
+    return replace(found, labels=metadata.get("label_orientation", STORED))
 
 
 def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -56,21 +86,31 @@ def as_rgb(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     return image
 
 
-def read_label_values(path: str) -> np.ndarray:
+def read_label_values(path: str, orientation: Orientation | None = None) -> np.ndarray:
     """Read the values of a label map (8-bit or 16-bit grayscale, or palette) as integers [H, W].
+
+    Args:
+        path: file of the label map.
+        orientation: that of the image, with which labels are turned upright unless the file has
+            an EXIF orientation of its own; None leaves them as stored.
 
     Raises:
         UserError: a missing file, one that cannot be decoded, or a color image.
     """
     with naming_file(path, "label map"), Image.open(path) as image:
+        own, turn = load_oriented(image)
         values = np.asarray(image)
     if values.ndim != 2:
         raise UserError(f"{path} is a color image, not a label map with one value per pixel")
-    return values
+    return _upright_labels(values, own, turn, orientation)
 
 
-def read_panoptic_ids(path: str) -> np.ndarray:
+def read_panoptic_ids(path: str, orientation: Orientation | None = None) -> np.ndarray:
     """Read a COCO panoptic PNG as segment ids, int32 [H, W]: R + 256 G + 256² B; 0 is unlabelled.
+
+    Args:
+        path: file of the PNG.
+        orientation: see :func:`read_label_values`.
 
     Raises:
         UserError: a missing file, one that cannot be decoded, or one without colors.
@@ -78,10 +118,30 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     with naming_file(path, "panoptic PNG"), Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA", "P"):
             raise UserError(f"{path} is not a panoptic PNG: segment ids are RGB colors")
+        own, turn = load_oriented(image)
         color = image if image.mode == "RGB" else image.convert("RGB")
         # PIL stores four bytes per pixel: the id, lowest byte first, and one without meaning.
         pixels = np.frombuffer(color.tobytes("raw", "RGBX"), "<i4")
-    return (pixels & 0xFFFFFF).reshape(color.height, color.width)
+    ids = (pixels & 0xFFFFFF).reshape(color.height, color.width)
+    return _upright_labels(ids, own, turn, orientation)
+
+
+def _upright_labels(
+    labels: np.ndarray, own: Orientation, own_turn: Turn | None, image: Orientation | None
+) -> np.ndarray:
+    """Turn the pixels of a label file upright.
+
+    Args:
+        labels: pixels as Pillow has loaded them, [H, W].
+        own: orientation in the file itself.
+        own_turn: what is left of it to be done.
+        image: orientation of the image; None leaves the pixels as they are.
+    """
+    if image is None:
+        return labels
+    if own.turn is not None:
+        return turned(labels, own_turn)
+    return turned(labels, image.turn_of_labels(labels.shape))
 
 
 def read_segments(
@@ -122,8 +182,14 @@ def runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values[last], np.diff(last, prepend=-1)
 
 
-def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
+def read_segment_index(
+    record: Mapping[str, Any], orientation: Orientation | None = None
+) -> np.ndarray:
     """Read a record's panoptic PNG as indices into its ``segments_info``.
+
+    Args:
+        record: see :func:`read_segments`.
+        orientation: see :func:`read_label_values`.
 
     Returns:
         int32 [H, W]; -1 where unlabelled.
@@ -132,7 +198,8 @@ def read_segment_index(record: Mapping[str, Any]) -> np.ndarray:
         UserError: see :func:`read_segments`.
     """
     count = len(record["segments_info"])
-    return read_segments(record, np.array([*range(count), -1], np.int32))
+    read_ids = partial(read_panoptic_ids, orientation=orientation)
+    return read_segments(record, np.array([*range(count), -1], np.int32), read_ids)
 
 
 def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.ndarray:
@@ -146,26 +213,32 @@ def load_semantic_label(record: Mapping[str, Any], metadata: "Metadata") -> np.n
         metadata: metadata of the data set (``label_ids``, ``ignored_label_values``, ...).
 
     Returns:
-        int32 [H, W] contiguous class ids; ``metadata.ignore_label`` where unlabelled.
+        int32 [H, W] contiguous class ids, upright as the image; ``metadata.ignore_label`` where
+        unlabelled.
 
     Raises:
         UserError: an unreadable file or one with too few bits (names its path), or a label value
             that is neither a class nor ignored (names path and value).
     """
+    orientation = orientation_of_record(record, metadata)
     if "sem_seg_file_name" in record:
         values = np.array([*range(len(metadata.label_ids)), metadata.ignore_label], np.int32)
-        return read_classes(record["sem_seg_file_name"], metadata, values)
+        return read_classes(record["sem_seg_file_name"], metadata, values, orientation)
     classes = [segment["category_id"] for segment in record["segments_info"]]
-    return read_segments(record, np.array([*classes, metadata.ignore_label], np.int32))
+    values = np.array([*classes, metadata.ignore_label], np.int32)
+    return read_segments(record, values, partial(read_panoptic_ids, orientation=orientation))
 
 
-def read_classes(path: str, metadata: "Metadata", values: np.ndarray) -> np.ndarray:
+def read_classes(
+    path: str, metadata: "Metadata", values: np.ndarray, orientation: Orientation | None = None
+) -> np.ndarray:
     """Read a semantic label map with a value for each class.
 
     Args:
         path: file of the label map.
         metadata: metadata of the data set, see :func:`load_semantic_label`.
         values: [C + 1], the values of the C classes, then that of unlabelled pixels.
+        orientation: see :func:`read_label_values`.
 
     Returns:
         [H, W] of the type of ``values``.
@@ -173,7 +246,7 @@ def read_classes(path: str, metadata: "Metadata", values: np.ndarray) -> np.ndar
     Raises:
         UserError: see :func:`load_semantic_label`.
     """
-    labels = read_label_values(path)
+    labels = read_label_values(path, orientation)
     bits = getattr(metadata, "label_bits", 8)
     if labels.dtype.itemsize * 8 < bits:
         raise UserError(
@@ -198,23 +271,28 @@ def read_classes(path: str, metadata: "Metadata", values: np.ndarray) -> np.ndar
     return np.repeat(values[index], lengths).reshape(labels.shape)
 
 
-def check_sizes(record: Mapping[str, Any], *shapes: tuple[int, ...]) -> None:
+def check_sizes(
+    record: Mapping[str, Any], orientation: Orientation, *labels: tuple[int, ...]
+) -> None:
     """Check that a record, its image and its labels agree on (height, width).
 
     Args:
-        shapes: (height, width) of the image, then of the labels.
+        record: record of the data set; its size may be that of the image as stored or upright.
+        orientation: that of the image.
+        labels: (height, width) of each of its labels, upright.
 
     Raises:
         UserError: different sizes (names path and sizes).
     """
     path = record["file_name"]
-    expected = (record.get("height", shapes[0][0]), record.get("width", shapes[0][1]))
-    if shapes[0] != expected:
-        raise UserError(f"{path} is {shapes[0][::-1]} (width, height), not {expected[::-1]}")
-    for shape in shapes[1:]:
-        if shape != expected:
+    upright = orientation.upright
+    expected = (record.get("height", upright[0]), record.get("width", upright[1]))
+    if expected not in (upright, orientation.stored):
+        raise UserError(f"{path} is {upright[::-1]} (width, height), not {expected[::-1]}")
+    for shape in labels:
+        if shape != upright:
             raise UserError(
-                f"{path} is {expected[::-1]} (width, height), but its labels are {shape[::-1]}"
+                f"{path} is {upright[::-1]} (width, height), but its labels are {shape[::-1]}"
             )
 
 

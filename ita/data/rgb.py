@@ -4,9 +4,10 @@ import os
 import struct
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, features
 
 from ita.data.image_files import IMAGE_SUFFIXES
+from ita.data.orientation import Orientation, load_oriented, turned
 
 # What Pillow and its plugins raise for files that they cannot decode: SyntaxError for a broken PNG,
 # RuntimeError for a broken AVIF, the others for any format.
@@ -22,16 +23,6 @@ DECODING_ERRORS = (
 # PIL's modes of grayscale images of more than 8 bits, as files have up to 16.
 DEEP_GRAY_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 MAX_BITS = 16
-# The turn that shows an image upright, by EXIF orientation.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Numbers and values of TIFF tags.
 BITS_PER_SAMPLE = 258
 PHOTOMETRIC = 262
@@ -73,17 +64,27 @@ def open_image(path: str) -> Image.Image:
 def convert_to_rgb(image: Image.Image) -> np.ndarray:
     """Convert the first image of a file to a writable array uint8 [H, W, 3], upright.
 
+    See :func:`convert_oriented`.
+    """
+    return convert_oriented(image)[0]
+
+
+def convert_oriented(image: Image.Image) -> tuple[np.ndarray, Orientation]:
+    """Convert the first image of a file to a writable array uint8 [H, W, 3], upright.
+
     Grayscale of 12 or 16 bits is scaled to 8: 16-bit values are divided by 257 and rounded. Colors
     that are transparent are blended with white. Color spaces are converted as Pillow does.
+
+    Returns:
+        The array, and how the file is turned.
 
     Raises:
         ValueError: no pixels, or gray values whose range from black to white is unknown.
         OSError: a file that is truncated; see DECODING_ERRORS for other damages.
     """
-    image.load()
+    orientation, turn = load_oriented(image)
     if not image.width or not image.height:
         raise ValueError("it has no pixels")
-    turn = _turn_upright(image)
     if image.mode in DEEP_GRAY_MODES:
         image = _reduce_to_8_bits(image)
     elif image.mode == "F":
@@ -92,15 +93,7 @@ def convert_to_rgb(image: Image.Image) -> np.ndarray:
         image = _blend_with_white(image)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    return np.array(image if turn is None else image.transpose(turn))
-
-
-def _turn_upright(image: Image.Image) -> Image.Transpose | None:
-    try:
-        # Not ImageOps.exif_transpose, which also writes new EXIF data and fails on odd tags.
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (SyntaxError, ValueError, struct.error):
-        return None  # damaged EXIF data; the pixels have been decoded
+    return turned(np.array(image), turn), orientation
 
 
 def _reduce_to_8_bits(image: Image.Image) -> Image.Image:

@@ -30,6 +30,7 @@ class Description:
         stuff_dataset_id_to_contiguous_id: category id of the annotations -> contiguous class id.
         thing_dataset_id_to_contiguous_id: the same, for things only.
         ignore_label: class id of unlabelled pixels.
+        label_orientation: see :class:`ita.data.catalogue.DatasetRow`.
         evaluator_type: Detectron2's name for the evaluations that the set supports.
         test_size: short side and maximum long side of test images, in pixels.
     """
@@ -43,6 +44,7 @@ class Description:
     stuff_dataset_id_to_contiguous_id: Mapping[int, int]
     thing_dataset_id_to_contiguous_id: Mapping[int, int]
     ignore_label: int
+    label_orientation: str
     evaluator_type: str
     test_size: tuple[int, int]
 
@@ -91,6 +93,7 @@ def describe(row: DatasetRow) -> Description:
         stuff_dataset_id_to_contiguous_id={c: i for i, c in enumerate(categories)},
         thing_dataset_id_to_contiguous_id={categories[i]: i for i in things},
         ignore_label=row.ignore_label,
+        label_orientation=row.label_orientation,
         evaluator_type=row.evaluator_type,
         test_size=row.test_size,
     )

@@ -14,6 +14,8 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from faster_coco_eval import COCO, COCOeval_faster
 
+from ita.data.orientation import ORIENTATION, turned_back
+from ita.data.reading import orientation_of_record
 from ita.errors import UserError, shown
 from ita.structured_files import parse_json
 
@@ -33,6 +35,7 @@ class InstanceEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
         self._path = Path(metadata.json_file)
         self._ground_truth, self._numbers = _read_ground_truth(self._path)
         self._category_ids = {
@@ -54,8 +57,22 @@ class InstanceEvaluator(DatasetEvaluator):
             UserError: an image is missing from the instances json or has another size there.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            number = self._image_number(record["image_id"], output["instances"])
-            self._detections += self._coco_results(output["instances"], number)
+            instances = self._as_annotated(record, output["instances"])
+            number = self._image_number(record["image_id"], instances)
+            self._detections += self._coco_results(instances, number)
+
+    def _as_annotated(self, record: Mapping[str, Any], instances: Instances) -> Instances:
+        """Turn masks as the image is turned in the instances json."""
+        image = self._ground_truth.imgs.get(self._numbers.get(record["image_id"]))
+        if image is None or ORIENTATION not in record:
+            return instances
+        orientation = orientation_of_record(record, self._metadata)
+        turn = orientation.turn_of_labels((image["height"], image["width"]))
+        if turn is None:
+            return instances
+        masks = turned_back(instances.pred_masks.permute(1, 2, 0).cpu().numpy(), turn)
+        fields = {**instances.get_fields(), "pred_masks": torch.from_numpy(masks).permute(2, 0, 1)}
+        return Instances(masks.shape[:2], **fields)
 
     def _image_number(self, image_id: int | str, instances: Instances) -> int:
         if image_id not in self._numbers:

@@ -60,13 +60,16 @@ class PanopticEvaluator(DatasetEvaluator):
             if annotation is None:
                 raise UserError(f"image {record['image_id']} has no annotation in {self._json}")
             segment_map, segments = output["panoptic_seg"]
-            self._add(annotation, segment_map.cpu().numpy(), segments)
+            path = self._root / annotation["file_name"]
+            true_ids = self._truth.segment_ids(str(path), record)
+            self._add(annotation, true_ids, segment_map.cpu().numpy(), segments)
             self._image_ids.append(record["image_id"])
 
-    def _add(self, annotation: dict, ids: np.ndarray, segments: Segments) -> None:
+    def _add(
+        self, annotation: dict, true_ids: np.ndarray, ids: np.ndarray, segments: Segments
+    ) -> None:
         """Count matched, missed and false segments of one image per class, and regardless of it."""
         path = self._root / annotation["file_name"]
-        true_ids = self._truth.segment_ids(str(path))
         _check_size(path, true_ids, ids)
         # The last one of an id counts, as in panopticapi.
         infos = list({info["id"]: info for info in annotation["segments_info"]}.values())

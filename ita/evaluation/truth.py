@@ -2,13 +2,20 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
 
 from ita.classes import ClassList
-from ita.data.reading import read_classes, read_panoptic_ids, read_segments
+from ita.data.orientation import ORIENTATION, Orientation
+from ita.data.reading import (
+    orientation_of_record,
+    read_classes,
+    read_panoptic_ids,
+    read_segments,
+)
 from ita.errors import UserError
 
 IGNORED = -1
@@ -42,26 +49,27 @@ class GroundTruth:
             self._record = record
         return self._classes
 
-    def segment_ids(self, path: str) -> np.ndarray:
-        """Read a panoptic PNG as segment ids, int32 [h, w], 0 void; not to be changed.
+    def segment_ids(self, path: str, record: Mapping[str, Any]) -> np.ndarray:
+        """Read a record's panoptic PNG as segment ids, int32 [h, w], 0 void; not to be changed.
 
         Raises:
             UserError: see ``read_panoptic_ids``.
         """
         path = os.path.normpath(path)
         if path != self._path:
-            self._ids = read_panoptic_ids(path)
+            self._ids = read_panoptic_ids(path, self._orientation(record))
             self._path = path
         return self._ids
 
     def _load_classes(self, record: Mapping[str, Any]) -> np.ndarray:
         if "sem_seg_file_name" in record:
             values = np.array([*range(len(self._metadata.label_ids)), IGNORED], np.int32)
-            label = read_classes(record["sem_seg_file_name"], self._metadata, values)
+            path = record["sem_seg_file_name"]
+            label = read_classes(path, self._metadata, values, self._orientation(record))
         else:
             classes = [segment["category_id"] for segment in record["segments_info"]]
             values = np.array([*classes, IGNORED], np.int32)
-            label = read_segments(record, values, self.segment_ids)
+            label = read_segments(record, values, partial(self.segment_ids, record=record))
         highest = int(label.max(initial=IGNORED))
         if highest >= len(self._class_list):
             raise UserError(
@@ -69,6 +77,12 @@ class GroundTruth:
                 f"{self._class_list.name} of {len(self._class_list)} classes"
             )
         return label
+
+    def _orientation(self, record: Mapping[str, Any]) -> Orientation | None:
+        """Orientation that the mapper of test images has read; None if the record is not its."""
+        if ORIENTATION not in record:
+            return None
+        return orientation_of_record(record, self._metadata)
 
 
 def label_name(record: Mapping[str, Any]) -> str:

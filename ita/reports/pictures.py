@@ -14,7 +14,12 @@ from detectron2.data import Metadata
 from PIL import Image, ImageDraw
 
 from ita.classes import ClassList, palette
-from ita.data.reading import load_semantic_label, read_image, read_panoptic_ids
+from ita.data.reading import (
+    load_semantic_label,
+    orientation_of_record,
+    read_image,
+    read_panoptic_ids,
+)
 from ita.errors import UserError
 from ita.files import write_atomically
 from ita.reports.fonts import Lettering, warn_of_layout
@@ -212,7 +217,8 @@ def _ground_truth_panel(record: Mapping[str, Any], metadata: Metadata) -> Panel:
     classes[classes == metadata.ignore_label] = -1
     segments = None
     if "pan_seg_file_name" in record:
-        segments = read_panoptic_ids(record["pan_seg_file_name"])
+        orientation = orientation_of_record(record, metadata)
+        segments = read_panoptic_ids(record["pan_seg_file_name"], orientation)
     return Panel("ground truth", classes, segments)
 
 
