@@ -13,6 +13,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ita.data.catalogue import CATALOGUE, OTHER_NAMES, DatasetRow, families_of
+from ita.data.jpeg import JPEG_SUFFIXES, can_see_damage, jpeg_damage
 from ita.data.locate import Located, locate
 from ita.data.orientation import ORIENTATION, Orientation
 from ita.data.reading import (
@@ -229,20 +230,37 @@ def _read_records(
     if not deep:
         records = records[:: -(-len(records) // SAMPLE)]
         workers = 1
+    damaged: list[str] = []
     with _parallel_map(partial(check_record, metadata=metadata), workers) as check_each:
         for finding in progress(check_each(records), len(records), report.row.name):
             report.classes |= finding.classes
             if finding.problem:
                 report.add(finding.problem, remedy_for_file(located, finding.path))
+            if finding.damage:
+                damaged.append(f"{finding.path}: {finding.damage}")
     report.num_read = len(records)
+    if damaged:
+        report.notes.append(
+            f"{len(damaged):,} JPEG files decode in spite of damage, which may show; "
+            f"the first is {damaged[0]}"
+        )
+    jpeg = any(record["file_name"].lower().endswith(JPEG_SUFFIXES) for record in records)
+    if deep and jpeg and not can_see_damage():
+        report.notes.append(
+            "JPEG files were not searched for damage inside; pip install simplejpeg"
+        )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Problem of a record ("" if none), the file it is in, and the classes in the record."""
+    """Problem of a record ("" if none), the file it is in, and the classes in the record.
+
+    ``damage`` is of a JPEG file that can be used.
+    """
 
     problem: str = ""
     path: str = ""
+    damage: str = ""
     classes: frozenset[int] = frozenset()
 
 
@@ -261,7 +279,8 @@ def check_record(record: Record, metadata: Metadata) -> Finding:
     except UserError as error:
         return Finding(str(error), path)
     classes = set(np.unique(labels).tolist()) - {metadata.ignore_label}
-    return Finding(classes=frozenset(classes))
+    path = record["file_name"]
+    return Finding(path=path, damage=jpeg_damage(path), classes=frozenset(classes))
 
 
 def _check_segments(record: Record, orientation: Orientation) -> tuple[int, int]:

@@ -73,8 +73,9 @@ def build_train_loader(
     order = ImageOrder(
         len(records), seed=seed, start=start, rank=comm.get_rank(), world_size=world_size
     )
+    stored = DatasetFromList(records, copy=False)
     loader: DataLoader[Any] = DataLoader(
-        _PlacedImages(records, mapper, seed, max_bad_images),
+        _PlacedImages(stored, mapper, seed, max_bad_images),
         batch_size=total_batch_size // world_size,
         sampler=order,
         num_workers=num_workers,
@@ -82,7 +83,7 @@ def build_train_loader(
         worker_init_fn=ignore_signals,
         pin_memory=pin_memory,
     )
-    return RecordLoader(loader, len(records))
+    return RecordLoader(loader, stored)
 
 
 def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) -> "RecordLoader":
@@ -92,7 +93,8 @@ def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) ->
         UserError: a data set that cannot be loaded; while iterating, any UserError of the mapper.
     """
     records = _load_records([dataset_name])
-    images = MapDataset(DatasetFromList(records, copy=False), _ReturnErrors(mapper))
+    stored = DatasetFromList(records, copy=False)
+    images = MapDataset(stored, _ReturnErrors(mapper))
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_size=1,
@@ -101,7 +103,7 @@ def build_test_loader(dataset_name: str, mapper: Mapper, *, num_workers: int) ->
         collate_fn=_as_it_is,
         worker_init_fn=ignore_signals,
     )
-    return RecordLoader(loader, len(records))
+    return RecordLoader(loader, stored)
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,9 @@ class _PlacedImages(Dataset[Any]):
     """Training images by their place in a run: the same place gives the same result."""
 
     def __init__(
-        self, records: list[Record], mapper: Mapper, seed: int, max_bad_images: int
+        self, records: Sequence[Record], mapper: Mapper, seed: int, max_bad_images: int
     ) -> None:
-        # Serialized once, in memory that data loader workers share.
-        self._records = DatasetFromList(records, copy=False)
+        self._records = records
         self._mapper, self._seed = _ReturnErrors(mapper), seed
         self._max_bad_images = max_bad_images
 
@@ -183,13 +184,15 @@ class RecordLoader(Iterable[Batch]):
     """Batches of a PyTorch loader; a UserError of its mapper is raised here, unchanged.
 
     Attributes:
-        num_images: number of images in the whole data set, over all processes.
+        records: records of the whole data set, serialized once in memory that workers share.
+        num_images: number of images in it.
         bad_images: bad images that others have replaced so far in this process: file -> reason.
     """
 
-    def __init__(self, loader: Any, num_images: int) -> None:
+    def __init__(self, loader: Any, records: Sequence[Record]) -> None:
         self._loader = loader
-        self.num_images = num_images
+        self.records = records
+        self.num_images = len(records)
         end_workers_at_exit()
         self.bad_images: dict[str, str] = {}
 

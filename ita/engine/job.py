@@ -15,6 +15,7 @@ from ita.data.registration import register_all
 from ita.engine.checkpoint import broadcast_weights
 from ita.engine.dry_run import dry_run
 from ita.engine.evaluate import evaluate, load_test_sets
+from ita.engine.file_check import check_files
 from ita.engine.launch import place_in_job
 from ita.engine.launch.attempts import is_restarted, mark_begun
 from ita.engine.loading import load_model_and_source
@@ -84,13 +85,11 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
     if comm.is_main_process() and not (options.resume or options.overwrite):
         refuse_run(Path(cfg.OUTPUT_DIR))
     if options.dry_run:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=options.resume)
+        trainer = _load_trainer(cfg, resume=options.resume)
         dry_run(trainer)
         return 0
     with claimed_by_main_process(cfg) as folder:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=options.resume)
+        trainer = _load_trainer(cfg, resume=options.resume)
         if folder:
             folder.open()
             if options.overwrite:
@@ -99,6 +98,14 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
         log.open_folder(cfg)
         trainer.train()
     return STOPPED if trainer.stopped else 0
+
+
+def _load_trainer(cfg: CfgNode, *, resume: bool) -> Trainer:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if cfg.DATALOADER.CHECK_FILES:
+        check_files(cfg, trainer.data_loader, trainer.test_sets)
+    return trainer
 
 
 def start_process(cfg: CfgNode, warnings: Iterable[str] = ()) -> RunLog:
@@ -127,6 +134,8 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
     test_sets = load_test_sets(cfg)
     if not test_sets:
         raise UserError("DATASETS.TEST is empty: there is nothing to evaluate")
+    if cfg.DATALOADER.CHECK_FILES:
+        check_files(cfg, None, test_sets)
     if resume:
         cfg.MODEL.WEIGHTS = str(find_resumable(Path(cfg.OUTPUT_DIR)) or cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
