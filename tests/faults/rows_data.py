@@ -73,6 +73,7 @@ def truncated_image_in_a_worker(world):
     code=1,
     left="checkpoints of iterations 1",
     slow=True,
+    any_number_of_lines=True,  # libraries warn in each process
 )
 def truncated_image_of_the_second_process(world):
     own_scenes(world)
@@ -81,18 +82,16 @@ def truncated_image_of_the_second_process(world):
 
 
 @fault(
-    done="missing image in the first step of the second of two processes",
-    seen="No such file or directory",
+    done="truncated image in the first step of the second of two processes",
+    seen="image file is truncated",
     code=1,
     left="a log",
     slow=True,
+    any_number_of_lines=True,  # libraries warn in each process
 )
 def first_image_of_the_second_process(world):
     own_scenes(world)
-    # The processes take turns in the order 5, 2, ... of three scenes fewer.
-    for number in (1, 4, 6):
-        truncate(image(world, number))
-    image(world, 5).unlink()
+    truncate(image(world, 1))
     return train(world, *TWO_PROCESSES)
 
 
@@ -182,7 +181,7 @@ def skipped_images_of_two_processes(world):
     done="more bad training images than DATALOADER.MAX_BAD_IMAGES",
     seen="2 bad images are more than DATALOADER.MAX_BAD_IMAGES (1), the latest: cannot read image",
     code=1,
-    left="checkpoints of iterations 2",
+    left="checkpoints of iterations 1",
 )
 def too_many_bad_images(world):
     own_scenes(world)
