@@ -187,6 +187,7 @@ class Trainer(TrainerBase):
                 for hook in outputs:
                     hook.after_train()
         if self._failure:
+            del self._feed  # ends the data loader workers, which must not outlive their process
             comm.synchronize()  # the end of a process ends the others, one of which saves
             raise UserError(
                 f"{self._failure}; saved after iteration {self.iter + 1} of {self.max_iter}: mend "
