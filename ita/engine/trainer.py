@@ -186,8 +186,8 @@ class Trainer(TrainerBase):
             if self.stopped:
                 for hook in outputs:
                     hook.after_train()
+        del self._feed  # ends the data loader workers, which must not outlive their process
         if self._failure:
-            del self._feed  # ends the data loader workers, which must not outlive their process
             comm.synchronize()  # the end of a process ends the others, one of which saves
             raise UserError(
                 f"{self._failure}; saved after iteration {self.iter + 1} of {self.max_iter}: mend "
