@@ -146,8 +146,3 @@ def test_all_images_bad_below_the_limit(tiny_config, data):
         (data / "toy_train" / f"{image}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of the 6 training images can be used, 6 are bad"):
         run(tiny_config(**SKIP))
-
-
-def test_the_limit_is_at_least_one(tiny_config):
-    with pytest.raises(UserError, match="MAX_BAD_IMAGES is 0; it must be at least 1"):
-        tiny_config(DATALOADER__MAX_BAD_IMAGES=0)
