@@ -33,18 +33,16 @@ def check_files(
         UserError: a bad file of a test set; or one of the training set, unless
             ``DATALOADER.ON_ERROR`` is "skip" and there are not more than ``MAX_BAD_IMAGES``.
     """
-    loading, counts = cfg.DATALOADER, []
+    loading, bad = cfg.DATALOADER, []
     if training is not None:
         count = _check("the training set", training.records)
-        if loading.ON_ERROR != "skip" or count > loading.MAX_BAD_IMAGES:
-            counts.append((count, "the training set"))
+        if count > (loading.MAX_BAD_IMAGES if loading.ON_ERROR == "skip" else 0):
+            bad.append(f"{count:,} in the training set")
     for test_set in test_sets:
-        counts.append((_check(test_set.name, test_set.loader.records), test_set.name))
-    if bad := [f"{count:,} in {name}" for count, name in counts if count]:
-        raise UserError(
-            f"bad files: {', '.join(bad)}, see above; mend them"
-            + ("" if training is None else " (DATALOADER.ON_ERROR skip trains without them)")
-        )
+        if count := _check(test_set.name, test_set.loader.records):
+            bad.append(f"{count:,} in {test_set.name}")
+    if bad:
+        raise UserError(f"bad files: {', '.join(bad)}, see above; mend them")
 
 
 def _check(name: str, records: Sequence[Record]) -> int:
