@@ -14,7 +14,7 @@ import ita
 from ita.cli import main
 from ita.config import load_config
 from ita.data.registration import class_list_for, register_semantic
-from ita.engine.trainer import scale_to_world
+from ita.engine.training_parts import scale_to_world
 from ita.errors import UserError
 from ita.evaluation.truth import GroundTruth
 

@@ -117,7 +117,7 @@ def measure(config_file: str, count: int = 60) -> tuple[float, float]:
     from ita.config import load_config
     from ita.data.order import seed_all
     from ita.data.registration import register_all
-    from ita.engine.trainer import build_training_mapper
+    from ita.engine.training_parts import build_training_mapper
 
     torch.set_num_threads(1)
     cfg = load_config(config_file)

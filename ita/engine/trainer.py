@@ -1,50 +1,43 @@
 """Training: Detectron2's loop and hooks around a custom optimizer step."""
 
-import inspect
 import logging
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage, EventWriter, JSONWriter, TensorboardXWriter
-from torch.nn.parallel import DistributedDataParallel
+from detectron2.utils.events import EventStorage
 
-from ita.build import inference_options
-from ita.config import flatten
 from ita.data.loaders import RecordLoader, build_train_loader
-from ita.data.mapper import TrainingMapper
 from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpointer import Checkpointer
-from ita.engine.evaluate import TestSet, evaluate, load_test_sets
+from ita.engine.evaluate import evaluate
 from ita.engine.feed import Feed
-from ita.engine.hooks import (
-    WINDOW,
-    PeriodicCheckpoints,
-    ProgressWriter,
-    SkippedImages,
-    Throughput,
-    TrainingBar,
-)
+from ita.engine.hooks import PeriodicCheckpoints, SkippedImages, Throughput
 from ita.engine.loading import source_of_list
 from ita.engine.nonfinite import NonFiniteSteps
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
-from ita.engine.precision import matmul_dtype, tf32
+from ita.engine.precision import tf32
 from ita.engine.recovery import Retention
-from ita.engine.run_outputs import LenientWriter, outlasting_write_errors, quiet_event_threads
+from ita.engine.run_outputs import outlasting_write_errors, quiet_event_threads
 from ita.engine.state import RunState, deterministic, require_same_start, seed_step
-from ita.engine.step import OptimizerStep
-from ita.engine.trackers import TrackerWriter, require_tracker
+from ita.engine.trackers import require_tracker
+from ita.engine.training_parts import (
+    build_outputs,
+    build_step,
+    build_training_mapper,
+    load_test_sets_first,
+    scale_to_world,
+    tasks_of,
+)
 from ita.errors import UserError
-from ita.evaluation.evaluators import evaluated_tasks
 from ita.meta_arch import build_model
 from ita.modeling.storage import reason
 from ita.modeling.text_cache import FeatureCache
@@ -60,12 +53,6 @@ logger = logging.getLogger(__name__)
 LESS_MEMORY = (
     "set SOLVER.GRADIENT_ACCUMULATION_STEPS 2, SOLVER.AMP.ENABLED True, or a smaller "
     "SOLVER.IMS_PER_BATCH or INPUT.IMAGE_SIZE"
-)
-# Option that synchronizes buffers in every step, renamed in newer versions of PyTorch.
-_SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel).parameters
 )
 
 
@@ -95,8 +82,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = scale_to_world(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.test_sets = _load_test_sets(cfg)
-        check_best_metric(cfg.TEST.BEST_METRIC, _tasks(cfg, self.test_sets))
+        self.test_sets = load_test_sets_first(cfg)
+        check_best_metric(cfg.TEST.BEST_METRIC, tasks_of(cfg, self.test_sets))
         require_tracker(cfg.SOLVER.TRACKER)
         self.mapper = build_training_mapper(cfg)
         self.model = build_model(cfg)
@@ -105,7 +92,7 @@ class Trainer(TrainerBase):
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.state = RunState(comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED)
         self.nonfinite = NonFiniteSteps(cfg.SOLVER.ON_NONFINITE, self.state)
-        self.step = _build_step(cfg, self.model, self.optimizer, self.nonfinite)
+        self.step = build_step(cfg, self.model, self.optimizer, self.nonfinite)
         self.checkpointer = Checkpointer(
             self.model,
             cfg.OUTPUT_DIR,
@@ -167,7 +154,7 @@ class Trainer(TrainerBase):
             return self.results
         self._text = self.encode_classes()
         self.nonfinite.folder = Path(self.cfg.OUTPUT_DIR)
-        outputs = self._build_outputs()
+        outputs = build_outputs(self.cfg, self.start_iter, self.max_iter)
         self.register_hooks(outputs)
         logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
         self.iter = self.start_iter
@@ -357,28 +344,6 @@ class Trainer(TrainerBase):
             hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if self.test_sets else None,
         ]
 
-    def _build_outputs(self) -> list[HookBase]:
-        """Build the hooks that show and write the scalars; they must be last to see all of them."""
-        if not comm.is_main_process():
-            return []
-        folder = Path(self.cfg.OUTPUT_DIR)
-        folder.mkdir(parents=True, exist_ok=True)
-        metrics = folder / "metrics.json"
-        writers: list[EventWriter] = [
-            ProgressWriter(self.max_iter),
-            LenientWriter(str(metrics), partial(JSONWriter, str(metrics))),
-            LenientWriter(
-                f"TensorBoard events in {folder}", partial(TensorboardXWriter, str(folder))
-            ),
-        ]
-        if tracker := self.cfg.SOLVER.TRACKER:
-            config, resumed = dict(flatten(self.cfg)), self.start_iter > 0
-            writers.append(TrackerWriter(tracker, folder, config, resumed=resumed))
-        return [
-            TrainingBar(self.start_iter, self.max_iter),
-            hooks.PeriodicWriter(writers, period=WINDOW),
-        ]
-
     def _evaluate(self) -> dict[str, float]:
         """Evaluate on all test sets and return the scalars for the event storage."""
         iteration = min(self.iter + 1, self.max_iter)
@@ -397,82 +362,3 @@ class Trainer(TrainerBase):
             with outlasting_write_errors(last=last):
                 self.best.update(measured, iteration)
         return measured
-
-
-def scale_to_world(cfg: CfgNode, world_size: int) -> CfgNode:
-    """Scale batch size, learning rate and schedule by Detectron2's REFERENCE_WORLD_SIZE rule.
-
-    Raises:
-        UserError: the batch size is not divisible by REFERENCE_WORLD_SIZE, or not by
-            ``world_size`` times the accumulation steps.
-    """
-    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
-    if reference and batch % reference:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH ({batch}) must be a multiple of SOLVER.REFERENCE_WORLD_SIZE "
-            f"({reference})"
-        )
-    cfg = DefaultTrainer.auto_scale_workers(cfg, world_size)
-    batch, steps = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
-    if batch % (world_size * steps):
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH ({batch}) is the batch size of the whole job: it must be a "
-            f"multiple of {world_size} processes × {steps} SOLVER.GRADIENT_ACCUMULATION_STEPS"
-        )
-    return cfg
-
-
-def _load_test_sets(cfg: CfgNode) -> list[TestSet]:
-    """Load the test sets before training, so that a missing one is an error at once."""
-    try:
-        return load_test_sets(cfg)
-    except UserError as error:
-        raise UserError(f'{error} (to train without evaluation, set DATASETS.TEST "()")') from error
-
-
-def _tasks(cfg: CfgNode, test_sets: Iterable[TestSet]) -> dict[str, list[str]]:
-    """Evaluated tasks of each test set."""
-    options = inference_options(cfg)
-    requested = {
-        "semantic": options.semantic,
-        "panoptic": options.panoptic,
-        "instance": options.instance,
-    }
-    return {
-        test_set.name: sorted(evaluated_tasks(MetadataCatalog.get(test_set.name), **requested))
-        for test_set in test_sets
-    }
-
-
-def build_training_mapper(cfg: CfgNode) -> TrainingMapper:
-    """Build the mapper of a config's training set, which must be registered."""
-    return TrainingMapper(
-        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]),
-        image_size=cfg.INPUT.IMAGE_SIZE,
-        min_scale=cfg.INPUT.MIN_SCALE,
-        max_scale=cfg.INPUT.MAX_SCALE,
-        flip=cfg.INPUT.RANDOM_FLIP,
-        pad=cfg.INPUT.PAD_TO_IMAGE_SIZE,
-    )
-
-
-def _build_step(
-    cfg: CfgNode,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    nonfinite: NonFiniteSteps,
-) -> OptimizerStep:
-    device, clip = torch.device(cfg.MODEL.DEVICE), cfg.SOLVER.CLIP_GRADIENTS
-    if comm.get_world_size() > 1:
-        # Parameters are broadcast once, here; frozen ones then add no cost to a step.
-        options: dict[str, Any] = {_SYNC_BUFFERS: False}
-        model = DistributedDataParallel(model, **options)
-    return OptimizerStep(
-        model,
-        optimizer,
-        device=device,
-        dtype=matmul_dtype(cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE, device),
-        max_norm=clip.CLIP_VALUE if clip.ENABLED else float("inf"),
-        norm_type=clip.NORM_TYPE,
-        nonfinite=nonfinite,
-    )

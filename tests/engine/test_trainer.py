@@ -10,7 +10,8 @@ from torch import nn
 
 from ita.data.registration import class_list_for
 from ita.engine.setup import seed_process
-from ita.engine.trainer import Trainer, scale_to_world
+from ita.engine.trainer import Trainer
+from ita.engine.training_parts import scale_to_world
 from ita.errors import UserError
 from ita.toy.dataset import CLASS_LISTS as TOY_LISTS
 

@@ -190,7 +190,7 @@ def loader(settings: Namespace) -> Work:
     from benchmarking.models import load_settings
     from ita.data.loaders import build_train_loader
     from ita.data.registration import register_all
-    from ita.engine.trainer import build_training_mapper
+    from ita.engine.training_parts import build_training_mapper
 
     cfg = load_settings(settings.config_file, "cpu", settings.override)
     register_all(cfg.DATASETS.CUSTOM)
