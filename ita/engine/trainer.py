@@ -307,6 +307,14 @@ class Trainer(TrainerBase):
             self.max_iter,
         )
 
+    def _save_before_evaluation(self) -> None:
+        """Save the finished steps when an evaluation fails, unless they are saved already."""
+        path = Path(self.cfg.OUTPUT_DIR, f"model_{self.iter:07d}.pth")
+        if comm.is_main_process() and self.start_iter <= self.iter < self.max_iter:
+            if not path.exists():
+                self.checkpointer.save(path.stem, iteration=self.iter)
+            logger.warning("the evaluation failed; --resume continues after it")
+
     def _end_by_shortage(self, error: BaseException) -> None:
         """If the machine has run out of something, save the finished steps and end in one line.
 
@@ -350,9 +358,13 @@ class Trainer(TrainerBase):
         source = source_of_list(self.cfg, self.model.train_class_list, None)
         run = {"iteration": iteration, "during_training": True, **source}
         last = iteration >= self.max_iter
-        self.results = evaluate(
-            self.cfg, self.model, self.test_sets, text=self._text, run=run, last=last
-        )
+        try:
+            self.results = evaluate(
+                self.cfg, self.model, self.test_sets, text=self._text, run=run, last=last
+            )
+        except Exception:
+            self._save_before_evaluation()
+            raise
         measured = {
             f"{name}/{metric}": value
             for name, result in self.results.items()

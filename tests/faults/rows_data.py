@@ -239,3 +239,15 @@ def bad_test_image(world):
     root = own_scenes(world)
     truncate(root / "toy" / "toy_val" / "000002.jpg")
     return train(world, DATALOADER__ON_ERROR="skip", DATASETS__TEST=("toy_val",))
+
+
+@fault(
+    done="truncated test image, met by an evaluation during training",
+    seen="the evaluation failed; --resume continues after it",
+    code=1,
+    left="checkpoints of iterations 1",
+)
+def truncated_test_image(world):
+    own_scenes(world)
+    truncate(world.folder / "scenes" / "toy" / "toy_val" / "000001.jpg")
+    return train(world, DATASETS__TEST=("toy_val",), TEST__EVAL_PERIOD=1)
