@@ -61,8 +61,8 @@ class Commands:
         assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr}"
         return done.stdout
 
-    def results(self) -> dict:
-        return json.loads((self.folder / "output" / "results.json").read_text())
+    def results(self, folder: str = "output") -> dict:
+        return json.loads((self.folder / folder / "results.json").read_text())
 
 
 def label_maps(folder: Path) -> tuple:
@@ -86,7 +86,7 @@ def label_maps(folder: Path) -> tuple:
     run(train)
     trained = run.results()
     run(evaluate)
-    return table, trained, run.results()
+    return table, trained, run.results("output/evaluation")
 
 
 def panoptic_json(folder: Path) -> dict:

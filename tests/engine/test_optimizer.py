@@ -93,5 +93,7 @@ def test_schedule(tiny_config):
 
 def test_schedule_that_cannot_be(tiny_config):
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(2))])
+    cfg = tiny_config()
+    cfg.SOLVER.STEPS = (4, 2)  # which load_config would refuse
     with pytest.raises(UserError, match=r"SOLVER.STEPS \(4, 2\)"):
-        build_lr_scheduler(tiny_config(SOLVER__STEPS=(4, 2)), optimizer)
+        build_lr_scheduler(cfg, optimizer)

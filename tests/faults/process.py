@@ -95,6 +95,8 @@ def _run(words: list[str], environment: dict[str, str], stdout: str, stderr: str
     # As in a process that a shell starts: the fork server would be the parent of its workers.
     multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
+    # A test that runs in the background of a shell ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(REPOSITORY)
     sys.argv = words
     from ita.cli import main
