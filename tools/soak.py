@@ -4,7 +4,7 @@ python tools/soak.py --minutes 60 --output output/soak
 python tools/soak.py --minutes 60 --output output/soak KEY VALUE ...
 
 The training runs as a command of its own on the toy world, with an evaluation every 200 iterations
-and a checkpoint every 100, and is stopped by SIGTERM at the end. Every ten seconds its processes
+and a checkpoint every 100, and is stopped by SIGTERM at the end. Every half minute its processes
 are measured. Writes soak.csv and soak.svg to the folder and prints what has changed between the
 second and the last quarter of the time; the first one fills caches.
 """
@@ -36,7 +36,8 @@ KEYS = {
     "TEST.EVAL_PERIOD": 200,
     "TEST.BEST_METRIC": "toy_val/sem_seg/mIoU",
 }
-SECONDS_BETWEEN = 10.0
+# Adding up pages takes a second.
+SECONDS_BETWEEN = 30.0
 
 
 @dataclass(frozen=True)

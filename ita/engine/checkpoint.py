@@ -31,6 +31,7 @@ from ita.modeling.storage import (
     reason,
     write_tensors,
 )
+from ita.shortages import Shortage, shortage_of
 
 logger = logging.getLogger(__name__)
 
@@ -245,6 +246,8 @@ def save_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         with written_whole(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
+        if shortage_of(error) is Shortage.WORKER:
+            raise  # PyTorch raises it at any place, and here by chance
         raise WriteError(f"cannot write checkpoint {path}: {reason(error)}") from error
 
 

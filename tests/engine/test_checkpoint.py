@@ -216,3 +216,13 @@ def test_weights_that_are_not_finite_are_refused(saved):
     with pytest.raises(UserError, match=f"^{saved} has weights .* diverged: head.bias; use an "):
         Checkpointer(model, saved.parent, trainer=Counter()).load(str(saved))
     assert same(model, Model(seed=1))
+
+
+def test_a_worker_that_dies_during_a_save_is_no_fault_of_the_disk(saved, monkeypatch):
+    def die(state, file):
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed.")
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        Checkpointer(Model(), saved.parent, trainer=Counter()).save("next")
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["last_checkpoint", saved.name]
