@@ -1,7 +1,6 @@
 """Parsing of YAML and JSON that anyone may have written."""
 
 import json
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,18 @@ _MOST_BYTES, _MOST_LEVELS, _MOST_VALUES = 2**20, 50, 100_000
 class StrictLoader(yaml.SafeLoader):
     """Safe YAML loader that rejects a key which a mapping contains twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Construct a mapping."""
-        written = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        seen: set[Hashable] = set()
-        for key_node in written:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is there twice", key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, to whose keys those of others (<<) are not added yet."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"{key.value!r} is there twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return node
 
 
 def read_yaml(path: Path, kind: str = "", loader: type[yaml.SafeLoader] = StrictLoader) -> Any:

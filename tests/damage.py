@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 ODD_VALUES = (None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", "x", "é\0", [], {})
-ODD_VALUES += ([None], {"a": 1}, [[[]]], "../../x", "a" * 5000, [1, 2], ["x"], {"x": []})
+ODD_VALUES += ("\ud800", [None], {"a": 1}, [[[]]], "../../x", "a" * 5000, [1, 2], ["x"], {"x": []})
 
 
 def damaged(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:

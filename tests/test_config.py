@@ -16,6 +16,7 @@ from ita.ancestor_keys import FIXED
 from ita.config import load_config
 from ita.config.keys import KEYS, get_value
 from ita.errors import UserError
+from ita.structured_files import read_yaml
 from tests.ancestors import BASE, MASK2FORMER, write_ade20k_config, write_configs
 
 SOLVER = "SOLVER:\n  MAX_ITER: 1\n"
@@ -94,6 +95,7 @@ def test_overrides_are_on_top_of_the_file_and_the_file_on_top_of_its_base(write)
         ("SOLVER.STEPS", "(3, 4)", (3, 4)),
         ("SOLVER.STEPS", "[3, 4]", (3, 4)),
         ("SOLVER.AMP.ENABLED", "True", True),
+        ("INPUT.MIN_SIZE_TEST", "0", 0),
         ("MODEL.WEIGHTS", "some/file.pth", "some/file.pth"),
     ],
 )
@@ -145,6 +147,8 @@ def test_bases_that_are_no_config(write, tmp_path):
     assert "its _BASE_ is no file name" in problem(write("_BASE_: {a: 1}\n"))
     write("SOLVER: 1\n", "flat.yaml")
     assert "sets SOLVER to a single value" in problem(write("_BASE_: flat.yaml\n" + SOLVER))
+    address = "https://example.org/base.yaml"
+    assert f"its _BASE_ {address} is no local file" in problem(write(f"_BASE_: {address}\n"))
 
 
 def test_yaml_cannot_make_objects(write, capsys):
@@ -207,7 +211,7 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
         ("SOLVER.STEPS", "(2, 'x')", "is (2, 'x'); it must be a tuple of increasing integers"),
         ("SOLVER.STEPS", "(3, 2)", "SOLVER.STEPS is (3, 2); it must be a tuple of increasing"),
         ("SOLVER.MAX_ITER", "30000", "STEPS is (30000,); it must not contain SOLVER.MAX_ITER (30"),
-        ("INPUT.MIN_SIZE_TEST", "-2", "is -2; it must be -1 or an integer from 1 to 32767"),
+        ("INPUT.MIN_SIZE_TEST", "-2", "is -2; it must be -1 or an integer from 0 to 32767"),
         ("INPUT.MIN_SCALE", "2.5", "MIN_SCALE is 2.5; it must be at most INPUT.MAX_SCALE (2.0)"),
         ("DATASETS.TEST_VOCABULARY", "('a', 'b', 'c')", "TEST_VOCABULARY has 3 entries"),
     ],
@@ -282,6 +286,27 @@ def test_files_that_harm(content, said, write):
 def test_anchors_are_no_harm(write):
     cfg = load_config(write(TRAIN + "INPUT: {MIN_SIZE_TEST: &n 64, MAX_SIZE_TEST: *n}\n"))
     assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (64, 64)
+    on = "SOLVER: {AMP: &on {ENABLED: True}, CLIP_GRADIENTS: *on}\n"
+    write(TRAIN + on, "base.yaml")
+    cfg = load_config(write("_BASE_: base.yaml\nSOLVER: {AMP: {ENABLED: False}}\n"))
+    assert (cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.ENABLED) == (False, True)
+
+
+def test_the_largest_gradient_is_a_norm(write):
+    """As Detectron2 writes it."""
+    cfg = load_config(write(TRAIN + "SOLVER: {CLIP_GRADIENTS: {NORM_TYPE: .inf}}\n"))
+    assert cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE == math.inf
+
+
+def test_a_merged_key_may_be_set_anew(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text(
+        "base: &b {x: 1, y: 2}\ngroup: {deep: {mid: &m {<<: *b, x: 3}}}\ntop: {<<: *m, z: 4}\n"
+    )
+    assert read_yaml(path)["top"] == {"x": 3, "y": 2, "z": 4}
+    path.write_text("a: {x: 1, x: 2}\n")
+    with pytest.raises(UserError, match="'x' is there twice"):
+        read_yaml(path)
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any
         raise UserError(f"cannot read config {path}: its {BASE} is no file name")
     merged: dict[str, Any] = {}
     for name in names:
+        if "://" in name:
+            raise UserError(f"cannot read config {path}: its {BASE} {name} is no local file")
         base = Path(os.path.join(path.parent, os.path.expanduser(name)))
         _merge_over(merged, _read_with_bases(base, (*above, absolute))[0], path)
     _merge_over(merged, content, path)
@@ -104,9 +106,9 @@ def _read_with_bases(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any
 def _merge_over(merged: dict[str, Any], content: Mapping[str, Any], path: Path) -> None:
     """Merge nested settings over others, in place."""
     for key, value in content.items():
-        if not isinstance(value, dict) or key not in merged:
+        if not isinstance(value, dict):
             merged[key] = value
-        elif isinstance(merged[key], dict):
+        elif isinstance(merged.setdefault(key, {}), dict):
             _merge_over(merged[key], value, path)
         else:
             raise UserError(f"cannot read config {path}: its {BASE} sets {key} to a single value")

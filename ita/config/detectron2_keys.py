@@ -29,8 +29,8 @@ DETECTRON2_KEYS: tuple[Key, ...] = (
         "MODEL.WEIGHTS",
         None,
         Text(),
-        "Checkpoint to evaluate, or that training starts from (.pth, .safetensors), also of FC- "
-        "CLIP and of the first ITA release; CLIP's weights are not in it.",
+        "Checkpoint to evaluate, or that training starts from (.pth, .safetensors), also of "
+        "FC-CLIP and of the first ITA release; CLIP's weights are not in it.",
     ),
     Key(
         "DATASETS.TRAIN",
@@ -157,8 +157,8 @@ DETECTRON2_KEYS: tuple[Key, ...] = (
     Key(
         "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
         None,
-        Number(zero=False),
-        "p of the norm.",
+        Number(zero=False, infinite=True),
+        "p of the norm; .inf for the largest gradient.",
     ),
     Key(
         "SOLVER.AMP.ENABLED",

@@ -60,11 +60,12 @@ class Integer(_AsWritten):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from ``minimum`` to ``maximum``; without ``zero``, 0 is not one of them."""
+    """A number from ``minimum`` to ``maximum``; 0 and infinity are among them by request."""
 
     minimum: float = 0
     maximum: float = math.inf
     zero: bool = True
+    infinite: bool = False
 
     def coerce(self, value: Any) -> Any:
         if type(value) is int and abs(value) <= LARGEST:
@@ -74,7 +75,7 @@ class Number:
     def __contains__(self, value: Any) -> bool:
         return (
             type(value) is float
-            and math.isfinite(value)
+            and (self.infinite or math.isfinite(value))
             and self.minimum <= value <= self.maximum
             and (self.zero or value != 0)
         )

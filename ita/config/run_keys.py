@@ -38,9 +38,9 @@ RUN_KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "INPUT.MIN_SIZE_TEST",
             -1,
-            Integer(1, LARGEST_SIDE, also=(-1,)),
-            "Short side of test images; -1 selects the usual value of each data set (1024 for "
-            "Cityscapes and Mapillary Vistas, 800 for the others).",
+            Integer(0, LARGEST_SIDE, also=(-1,)),
+            "Short side of test images; 0 keeps their size; -1 selects the usual value of each "
+            "data set (1024 for Cityscapes and Mapillary Vistas, 800 for the others).",
         ),
         Key(
             "INPUT.MAX_SIZE_TEST",

@@ -1,5 +1,6 @@
 """Custom data sets, described by YAML files."""
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ VOID_8_BIT = 255
 BELOW_ROOT = f"${ROOT_VARIABLE}/"
 MAX_NAMES_SHOWN = 20
 # Limits of Linux: characters of a path, bytes of a name in it.
-_LONGEST_PATH, _LONGEST_NAME = 2048, 255
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255
 
 
 def read_custom(path: str | Path) -> list[DatasetRow]:
@@ -103,8 +104,16 @@ def _is_path(value: Any) -> bool:
     """Whether a value can name a file: functions of paths raise errors for all others."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
-    parts = Path(value).parts
-    return len(value) < _LONGEST_PATH and all(len(part.encode()) <= _LONGEST_NAME for part in parts)
+    try:
+        parts = [os.fsencode(part) for part in Path(value).parts]
+    except UnicodeEncodeError:
+        return False
+    short = all(len(part) <= _LONGEST_NAME for part in parts)
+    return short and len(os.fsencode(value)) < _LONGEST_PATH
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_list_of(kind: type) -> Callable[[Any], bool]:
@@ -127,7 +136,7 @@ KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "panoptic_json": _PATH,
     "instances_json": _PATH,
     "things": (_is_list_of(str), "a list of class names, such as [cat, dog], or []"),
-    "made_by": (_is_path, "the command that creates the files"),
+    "made_by": (_is_text, "the command that creates the files"),
     "test_size": (
         lambda value: _is_list_of(int)(value) and len(value) == 2 and 0 < value[0] <= value[1],
         "short side and maximum long side in pixels, such as [800, 1333]",

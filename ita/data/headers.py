@@ -19,27 +19,28 @@ def header_problem(record: Record) -> str:
     try:
         with naming_file(path, "image"), open_image(path) as image:
             size = image.height, image.width
-            sizes = [_size_of_labels(label) for label in labels]
+            own = [_orientation_of_labels(label) for label in labels]
             told = record.get("height", size[0]), record.get("width", size[1])
-            if {told, *sizes} != {
-                size
-            }:  # only now, as EXIF data of PNG files may follow the pixels
+            # Only if sizes differ, as EXIF data of PNG files may follow the pixels.
+            if {told, *(orientation.upright for orientation in own)} != {size}:
                 orientation = orientation_of(image)
-                check_sizes(record, orientation, *(_upright(s, orientation) for s in sizes))
+                check_sizes(record, orientation, *(_upright(o, orientation) for o in own))
     except UserError as error:
         return str(error)
     return ""
 
 
-def _size_of_labels(path: str) -> tuple[int, int]:
-    """(height, width) of a label file, turned by its own EXIF orientation if any."""
+def _orientation_of_labels(path: str) -> Orientation:
+    """Orientation in a label file itself."""
     with naming_file(path, "label map"), Image.open(path) as image:
         # Not that after the pixels, which few files have.
-        if "exif" in image.info:
-            return orientation_of(image).upright
-        return image.height, image.width
+        if "exif" in image.info or hasattr(image, "tag_v2"):
+            return orientation_of(image)
+        return Orientation(None, (image.height, image.width))
 
 
-def _upright(size: tuple[int, int], image: Orientation) -> tuple[int, int]:
-    turn = image.turn_of_labels(size)
-    return Orientation(turn, size).upright
+def _upright(labels: Orientation, image: Orientation) -> tuple[int, int]:
+    """(height, width) of labels that are turned by their own orientation, else by the image's."""
+    if labels.turn is not None:
+        return labels.upright
+    return Orientation(image.turn_of_labels(labels.stored), labels.stored).upright

@@ -5,6 +5,8 @@ from pathlib import Path
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 START_OF_IMAGE = b"\xff\xd8"
+# End of the warning about bytes after the pixels, which some cameras write.
+HARMLESS = "before marker 0xd9"
 
 
 def can_see_damage() -> bool:
@@ -29,5 +31,5 @@ def jpeg_damage(path: str) -> str:
     try:
         simplejpeg.decode_jpeg(content)
     except ValueError as error:
-        return str(error)
+        return "" if str(error).endswith(HARMLESS) else str(error)
     return ""

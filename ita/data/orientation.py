@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 Turn = Image.Transpose
 # The turn that shows an image upright, by EXIF orientation.
@@ -87,7 +87,11 @@ def remaining_turn(image: Image.Image) -> Turn | None:
 
 def load_oriented(image: Image.Image) -> tuple[Orientation, Turn | None]:
     """Decode an image; return its orientation, and the turn that its pixels still need."""
-    early = orientation_of(image) if hasattr(image, "tag_v2") else None
+    early = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        early = orientation_of(image)
+        # Pillow maps uncompressed pixels of a named file with the upright size, not the stored one.
+        image.filename = ""
     image.load()
     return early or orientation_of(image), remaining_turn(image)
 

@@ -147,7 +147,8 @@ def _read_ground_truth(path: Path) -> tuple[COCO, dict[int | str, int]]:
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
             annotation["image_id"] = numbers[annotation["image_id"]]
-            annotation.setdefault("iscrowd", 0)
+            crowd = annotation.setdefault("iscrowd", 0)
+            annotation["iscrowd"] = int(crowd) if isinstance(crowd, bool) else crowd
             _check_annotation(annotation)
         if not _are_numbers([category["id"] for category in content["categories"]]):
             raise TypeError("the id of a category must be a number")

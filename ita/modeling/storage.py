@@ -96,6 +96,8 @@ def nonfinite_names(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the tensors with a value of nan or inf, reading each value once."""
 
     def is_finite(tensor: Tensor) -> bool:
+        if tensor.element_size() == 1:  # float8, of which PyTorch has no minimum
+            tensor = tensor.float()
         # Faster than isfinite, and without a copy: a nan becomes minimum and maximum.
         return all(math.isfinite(value) for value in torch.aminmax(tensor.detach()))
 

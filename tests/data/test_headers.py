@@ -86,8 +86,11 @@ def test_damage_inside_a_jpeg_file(tmp_path):
     Image.fromarray(random_image(8, 8)).save(tmp_path / "whole.jpg")
     Image.fromarray(random_image(8, 8)).convert("CMYK").save(tmp_path / "cmyk.jpg")
     Image.fromarray(random_image(8, 8)).save(tmp_path / "other.png")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    assert content.endswith(b"\xff\xd9")
+    (tmp_path / "padded.jpg").write_bytes(content[:-2] + b"\0\0\xff\xd9")
     assert "Corrupt JPEG data" in jpeg_damage(str(tmp_path / "damaged.jpg"))
-    for name in ("whole.jpg", "cmyk.jpg", "other.png"):
+    for name in ("whole.jpg", "padded.jpg", "cmyk.jpg", "other.png"):
         assert jpeg_damage(str(tmp_path / name)) == ""
 
 

@@ -10,8 +10,10 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from ita.data.checking import check_record
+from ita.data.headers import header_problem
 from ita.data.mapper import InferenceMapper, TrainingMapper
-from ita.data.reading import load_semantic_label, read_image
+from ita.data.orientation import Orientation
+from ita.data.reading import load_semantic_label, read_image, read_label_values
 from ita.data.registration import register_custom
 from ita.errors import UserError
 from ita.evaluation.instance import InstanceEvaluator
@@ -117,6 +119,7 @@ def check_all(record, metadata, expected):
 def test_labels_of_stored_pixels_are_turned(orientation, kind, shape, tmp_path):
     record, metadata, classes = make_set(tmp_path, orientation, SHAPES[shape], kind=kind)
     check_all(record, metadata, UPRIGHT[orientation](classes))
+    assert header_problem(record) == ""
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
@@ -159,6 +162,23 @@ def test_tiff(orientation, tmp_path):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_tiff_in_gray(orientation, shape, compression, dtype, tmp_path):
+    """Whose pixels Pillow may map from the file, and then turns as if they were upright."""
+    path = tmp_path / "gray.tif"
+    pixels = np.arange(SHAPES[shape][0] * SHAPES[shape][1]).reshape(SHAPES[shape]).astype(dtype)
+    image = Image.fromarray(pixels)
+    image.save(path, compression=compression, tiffinfo={ORIENTATION: orientation})
+    upright = UPRIGHT[orientation](pixels)
+    expected = upright if dtype == "uint8" else np.round(upright / 257)
+    np.testing.assert_array_equal(read_image(str(path))[..., 0], expected)
+    labels = read_label_values(str(path), Orientation(None, upright.shape))
+    np.testing.assert_array_equal(labels, upright)
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("image_orientation", [1, 3, 6])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_label_maps_with_an_orientation_of_their_own(
@@ -178,6 +198,7 @@ def test_label_maps_with_an_orientation_of_their_own(
     if orientation == 1:  # which is no turn: as without a tag
         return
     check_all(record, metadata, upright)
+    assert header_problem(record) == ""
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)

@@ -74,6 +74,17 @@ def test_ids_of_images_may_be_strings(scenes, scenes_folder, tmp_path):
         assert instance(named, outputs) == pytest.approx(instance(scenes, outputs), nan_ok=True)
 
 
+def test_crowds_may_be_marked_by_booleans(scenes, scenes_folder, tmp_path):
+    folder = shutil.copytree(scenes_folder, tmp_path / "copy")
+    content = json.loads((folder / "instances.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = bool(annotation["iscrowd"])
+    (folder / "instances.json").write_text(json.dumps(content))
+    outputs = predictions(scenes)
+    with registered(folder, "booleans") as marked:
+        assert instance(marked, outputs) == pytest.approx(instance(scenes, outputs), nan_ok=True)
+
+
 def test_metrics_may_be_asked_for_twice(scenes):
     evaluator = InstanceEvaluator(scenes.metadata)
     metrics = evaluate(evaluator, scenes.records, predictions(scenes))

@@ -217,7 +217,7 @@ def checked_and_skipped_files(world):
 
 
 @fault(
-    done="a missing image of the test set, DATALOADER.CHECK_FILES True, DATALOADER.ON_ERROR skip",
+    done="an empty label of the test set, DATALOADER.CHECK_FILES True, DATALOADER.ON_ERROR skip",
     seen="error: bad files: 1 in toy_val, see above; mend them",
     code=1,
     left="nothing",

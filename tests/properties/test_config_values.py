@@ -1,13 +1,17 @@
 """Overrides of any key with any value."""
 
+import sys
+
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ita.config import load_config
 from ita.config.keys import KEYS, get_value
+from ita.config.ranges import Integer, Number, OneOf, Switch
 from ita.errors import UserError
 
+TOY = "configs/toy/ita_tiny.yaml"
 SCALARS = (
     st.none()
     | st.booleans()
@@ -22,6 +26,38 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 SETTINGS = st.dictionaries(st.sampled_from(sorted(KEYS)), VALUES, max_size=2)
+# Keys that others limit besides their range, or whose values name things that must be there.
+RELATED = (
+    "DATALOADER.",
+    "DATASETS.",
+    "INPUT.MAX_SCALE",
+    "INPUT.MIN_SCALE",
+    "MODEL.META_ARCHITECTURE",
+    "MODEL.MASK_FORMER.",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+    "SOLVER.",
+)
+
+
+@st.composite
+def allowed_settings(draw):
+    """A key with a value of its range."""
+    names = [name for name in sorted(KEYS) if not name.startswith(RELATED)]
+    key = KEYS[draw(st.sampled_from(names))]
+    of_key = key.range
+    if isinstance(of_key, Integer):
+        value = draw(st.integers(of_key.minimum, of_key.maximum))
+        value -= value % of_key.multiple_of
+    elif isinstance(of_key, Number):
+        minimum = of_key.minimum or sys.float_info.min * (not of_key.zero)
+        value = draw(st.floats(minimum, min(of_key.maximum, 1e9)))
+    elif isinstance(of_key, OneOf):
+        value = draw(st.sampled_from(of_key.choices))
+    elif isinstance(of_key, Switch):
+        value = draw(st.booleans())
+    else:
+        value = get_value(load_config(TOY), key.name)
+    return key.name, value
 
 
 def load(path, overrides=()):
@@ -30,6 +66,18 @@ def load(path, overrides=()):
         return load_config(path, overrides, lambda line: None)
     except UserError:
         return None
+
+
+@given(allowed_settings())
+def test_values_of_the_range_are_taken_from_files_and_command_lines(tmp_path, setting):
+    name, value = setting
+    base = "DATASETS.TRAIN: [toy_train]\n"
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(base)
+    second.write_text(base + yaml.safe_dump({name: value}), encoding="utf-8")
+    for cfg in (load_config(first, [name, str(value)]), load_config(second)):
+        assert get_value(cfg, name) == value
+        assert get_value(cfg, name) in KEYS[name].range
 
 
 @given(SETTINGS)

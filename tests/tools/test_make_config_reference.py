@@ -58,6 +58,6 @@ def test_the_page_shows_ranges(text):
     rows = {row.split("`")[1]: row for row in text.splitlines() if row.startswith("| `")}
     assert "| integer from 0 to 1024 |" in rows["DATALOADER.NUM_WORKERS"]
     assert "| integer from 0 |" in rows["MODEL.ITA.NUM_DOMINANT"]
-    assert "| -1 or an integer from 1 to 32767 |" in rows["INPUT.MIN_SIZE_TEST"]
+    assert "| -1 or an integer from 0 to 32767 |" in rows["INPUT.MIN_SIZE_TEST"]
     assert "| number above 0 |" in rows["SOLVER.BASE_LR"]
     assert '| `"prompted"`, `"bare"` |' in rows["MODEL.ITA.CANDIDATE_TEXT"]
