@@ -7,8 +7,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from ita.engine.checkpoint import read_checkpoint
 from ita.engine.checkpointer import Checkpointer
 from ita.errors import UserError
+from ita.modeling.storage import nonfinite_names
 
 
 class Model(nn.Module):
@@ -226,3 +228,22 @@ def test_a_worker_that_dies_during_a_save_is_no_fault_of_the_disk(saved, monkeyp
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         Checkpointer(Model(), saved.parent, trainer=Counter()).save("next")
     assert sorted(p.name for p in saved.parent.iterdir()) == ["last_checkpoint", saved.name]
+
+
+def test_a_file_without_checksums(saved):
+    content = torch.load(saved, weights_only=True)
+    enabled = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, saved)
+    finally:
+        torch.serialization.set_crc32_options(enabled)
+    assert read_checkpoint(saved)["iteration"] == content["iteration"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"), [(torch.float8_e5m2, float("inf")), (torch.float16, float("nan"))]
+)
+def test_small_types_that_are_not_finite(dtype, bad):
+    tensors = {"fine": torch.ones(3).to(dtype), "bad": torch.tensor([1.0, bad]).to(dtype)}
+    assert nonfinite_names(tensors) == ["bad"]
