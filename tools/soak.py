@@ -4,7 +4,7 @@ python tools/soak.py --minutes 60 --output output/soak
 python tools/soak.py --minutes 60 --output output/soak KEY VALUE ...
 
 The training runs as a command of its own on the toy world, with an evaluation every 200 iterations
-and a checkpoint every 100, and is stopped by SIGTERM at the end. Every half minute its processes
+and a checkpoint every 100, and is stopped by SIGTERM at the end. Every ten seconds its processes
 are measured. Writes soak.csv and soak.svg to the folder and prints what has changed between the
 second and the last quarter of the time; the first one fills caches.
 """
@@ -36,8 +36,7 @@ KEYS = {
     "TEST.EVAL_PERIOD": 200,
     "TEST.BEST_METRIC": "toy_val/sem_seg/mIoU",
 }
-# Adding up pages takes a second.
-SECONDS_BETWEEN = 30.0
+SECONDS_BETWEEN = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Sample:
 
     Attributes:
         minute: minutes since the first sample.
-        memory: memory in MB, with shared pages divided among the processes.
+        memory: resident memory in MB, with pages that processes share counted in each; what
+            other programs share of the libraries does not change it.
         files: open files, sockets and pipes.
         threads: threads.
         processes: number of processes.
@@ -73,7 +73,7 @@ def measure(process: psutil.Process, start: float) -> Sample | None:
         family = [process, *process.children(recursive=True)]
         return Sample(
             minute=(time.monotonic() - start) / 60,
-            memory=sum(member.memory_full_info().pss for member in family) / 1e6,
+            memory=sum(member.memory_info().rss for member in family) / 1e6,
             files=sum(member.num_fds() for member in family),
             threads=sum(member.num_threads() for member in family),
             processes=len(family),

@@ -65,7 +65,7 @@ def test_the_figure_has_an_axis_for_each_measurement(tmp_path):
 @pytest.mark.slow
 def test_a_training_is_watched_and_stopped(tmp_path):
     done = subprocess.run(
-        [sys.executable, "tools/soak.py", "--minutes", "1.2", "--output", str(tmp_path)],
+        [sys.executable, "tools/soak.py", "--minutes", "0.8", "--output", str(tmp_path)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
