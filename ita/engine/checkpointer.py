@@ -37,6 +37,7 @@ class Checkpointer(FvcoreCheckpointer):
 
     Attributes:
         resumed_from: the checkpoint that the run was resumed from, if it was.
+        last_saved: the checkpoint that was saved last, if one was.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Checkpointer(FvcoreCheckpointer):
         super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
         self._retention = retention
         self.resumed_from: Path | None = None
+        self.last_saved: Path | None = None
         self.path_manager = PathManager
         self.logger = logger
 
@@ -65,7 +67,8 @@ class Checkpointer(FvcoreCheckpointer):
         states = {key: state.state_dict() for key, state in self.checkpointables.items()}
         path = self.save_weights(name, **states, **kwargs)
         self.tag_last_checkpoint(path.name)
-        self._retention.apply(path.parent)
+        self.last_saved = path
+        self._retention.apply(path)
 
     def save_weights(self, name: str, **content: Any) -> Path:
         """Write ``name``.pth with the trained weights, their class list and ``content`` only.

@@ -90,9 +90,15 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
         return 0
     with claimed_by_main_process(cfg) as folder:
         trainer = _load_trainer(cfg, resume=options.resume)
+        cfg.SEED = trainer.state.seed  # that of the checkpoint, for config.yaml
         if folder:
             folder.open()
             if options.overwrite:
+                if cfg.MODEL.WEIGHTS and folder.would_discard(Path(cfg.MODEL.WEIGHTS)):
+                    raise UserError(
+                        f"--overwrite would remove MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}; copy the "
+                        "file out of OUTPUT_DIR first"
+                    )
                 folder.discard_run()
             mark_begun(place)
         log.open_folder(cfg)

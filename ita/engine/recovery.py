@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ita.engine.checkpoint import LAST_CHECKPOINT, check_finite, check_intact, read_checkpoint
-from ita.errors import UserError
+from ita.errors import UserError, WriteError
 
 logger = logging.getLogger(__name__)
 
@@ -69,19 +69,33 @@ class Retention:
     last: int = 0
     every: int = 0
 
-    def apply(self, folder: Path) -> None:
-        """Remove the periodic checkpoints that are not kept."""
+    def apply(self, newest: Path) -> None:
+        """Remove the checkpoints before the newest one that are not kept.
+
+        Those with more iterations stay: a run that was resumed from before them may need them.
+
+        Args:
+            newest: the checkpoint just written, in the run's folder.
+
+        Raises:
+            WriteError: one cannot be removed.
+        """
         if not self.last:
             return
         numbered = sorted(
             (int(match.group(1)) + 1, path)
-            for path in folder.iterdir()
+            for path in newest.parent.iterdir()
             if (match := PERIODIC.fullmatch(path.name))
         )
+        if match := PERIODIC.fullmatch(newest.name):
+            numbered = [entry for entry in numbered if entry[0] <= int(match.group(1)) + 1]
         for finished, path in numbered[: -self.last]:
             if not self.every or finished % self.every:
                 logger.info("Removing checkpoint %s", path)
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise WriteError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
 def _is_resumable(name: str) -> bool:

@@ -9,7 +9,7 @@ import shutil
 import socket
 import threading
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,8 +85,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """Give the folder back."""
         self._ended.set()
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.close(self._descriptor)
+            self._showing_life.join()
+            with suppress(OSError):  # which would hide the error of the run
+                os.ftruncate(self._descriptor, 0)
+                os.close(self._descriptor)
             self._descriptor = None
 
     def open(self) -> None:
@@ -109,16 +111,28 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        threading.Thread(target=self._show_life, args=(descriptor,), daemon=True).start()
+        self._showing_life = threading.Thread(
+            target=self._show_life, args=(descriptor,), daemon=True
+        )
+        self._showing_life.start()
         for path in [*self.path.glob(f".*{PARTIAL_SUFFIX}"), *self._incomplete_results()]:
             logger.info("Removing %s, which an interrupted job has left", path)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
 
     def discard_run(self) -> None:
-        """Remove what a former run has written, for ``--overwrite``."""
+        """Remove what a former run has written, for ``--overwrite``.
+
+        Raises:
+            UserError: something cannot be removed.
+        """
         for pattern in WRITTEN:
             for path in self.path.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
+
+    def would_discard(self, path: Path) -> bool:
+        """Whether :meth:`discard_run` removes a file."""
+        found = (file for pattern in WRITTEN for file in self.path.glob(pattern))
+        return any(file.exists() and path.exists() and file.samefile(path) for file in found)
 
     def _incomplete_results(self) -> list[Path]:
         return list((self.path / "inference").rglob(f".*{PARTIAL_SUFFIX}"))
@@ -150,10 +164,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         before, end = os.fstat(descriptor).st_mtime_ns, time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(1.0, self._beat))
-            # Opened anew, since network file systems check their caches then.
-            with open(self.path / LOCK, "rb") as file:
-                if os.fstat(file.fileno()).st_mtime_ns != before:
-                    return True
+            # Not opened anew: to close any descriptor of a file gives up the process's lock on it.
+            if os.stat(self.path / LOCK).st_mtime_ns != before:
+                return True
         return False
 
     def _show_life(self, descriptor: int) -> None:
@@ -162,6 +175,16 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 os.utime(descriptor)
             except OSError as error:
                 logger.warning("cannot touch %s: %s", self.path / LOCK, error.strerror or error)
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
 def refuse_run(folder: Path) -> None:

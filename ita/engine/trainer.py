@@ -311,7 +311,7 @@ class Trainer(TrainerBase):
         """Save the finished steps when an evaluation fails, unless they are saved already."""
         path = Path(self.cfg.OUTPUT_DIR, f"model_{self.iter:07d}.pth")
         if comm.is_main_process() and self.start_iter <= self.iter < self.max_iter:
-            if not path.exists():
+            if self.checkpointer.last_saved != path:
                 self.checkpointer.save(path.stem, iteration=self.iter)
             logger.warning("the evaluation failed; --resume continues after it")
 

@@ -31,9 +31,17 @@ def test_retention(retention, kept, tmp_path):
     others = {"model_best.pth", "model_final.pth", "model_7.pth", "last_checkpoint"}
     for name in others:
         (tmp_path / name).touch()
-    retention.apply(tmp_path)
+    retention.apply(tmp_path / "model_0000049.pth")
     left = {f"model_{number - 1:07d}.pth" for number in kept}
     assert {path.name for path in tmp_path.iterdir()} == left | others
+
+
+def test_checkpoints_of_a_later_part_stay(tmp_path):
+    """The run was resumed from before them."""
+    make(tmp_path, 10, 20, 30, 90, 100)
+    Retention(last=2).apply(tmp_path / "model_0000029.pth")
+    finished = sorted(int(path.stem.removeprefix("model_")) + 1 for path in tmp_path.glob("*.pth"))
+    assert finished == [20, 30, 90, 100]
 
 
 def test_the_named_checkpoint_is_resumed_from_even_if_it_is_not_the_newest(tmp_path):

@@ -41,7 +41,10 @@ def test_a_job_on_another_machine_that_shows_no_life_has_ended(tmp_path, caplog)
     lock = tmp_path / ".lock"
     lock.write_text(json.dumps(ELSEWHERE))
     with RunFolder(tmp_path, beat=0.05):
-        assert json.loads(lock.read_text())["process"] == os.getpid()
+        # Not read here: to close the file would give up the claim.
+        code, error = claim(tmp_path)
+        assert code == 1
+        assert f"in use by process {os.getpid()} on " in error
     assert "process 4711 on elsewhere" in caplog.text
     assert lock.read_text() == ""
 

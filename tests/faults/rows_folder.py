@@ -42,6 +42,17 @@ def overwritten_in_vain(world):
 
 
 @fault(
+    done="--overwrite of the folder that MODEL.WEIGHTS is in",
+    seen="--overwrite would remove MODEL.WEIGHTS",
+    code=1,
+    left="checkpoints of iterations 1, 2; all files as they were",
+)
+def overwritten_weights(world):
+    weights = world.run / "model_final.pth"
+    return unchanged(world, lambda: world.train("--overwrite", MODEL__WEIGHTS=weights))
+
+
+@fault(
     done="--dry-run in the folder of a run",
     seen="has a run: continue it with --resume",
     code=1,

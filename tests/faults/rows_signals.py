@@ -82,6 +82,21 @@ def interrupted_evaluation(world):
 
 
 @fault(
+    done="Ctrl-C of --eval-only --num-gpus 2 while it loads the model",
+    seen="stopped",
+    code=130,
+    left="nothing",
+    slow=True,
+)
+def interrupted_processes(world):
+    words = ("--eval-only", "--num-gpus", "2", "--dist-url", "auto")
+    command = world.start("train", *words, DATASETS__TEST=("toy_val",))
+    command.wait_for("SEED 3")
+    command.kill(signal.SIGINT)
+    return world.finish(command)
+
+
+@fault(
     done="Ctrl-C of --eval-only while it loads the model",
     seen="stopped",
     code=130,

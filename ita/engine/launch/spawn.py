@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import socket
 from multiprocessing.sharedctypes import Synchronized
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from ita.engine.launch.waiting import name_ranks
 from ita.engine.launch.worker import require_gpus, run_worker, uses_gpu
 from ita.errors import UserError
 from ita.signals import STOPPED, forwarded_signals
+
+# Exit code of a process that Ctrl-C has ended, as shells tell it.
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
@@ -33,6 +37,8 @@ def spawn(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
     except multiprocessing.ProcessExitedException as error:
         if error.exit_code == STOPPED:
             return STOPPED
+        if error.exit_code == _INTERRUPTED:
+            raise KeyboardInterrupt from error
         if failures.value:
             raise SystemExit(REPORTED) from error
         raise UserError(_death(error, args)) from error
@@ -93,7 +99,10 @@ def _run_spawned(
         attempt=0,
         option="--num-gpus",
     )
-    with errors_in_one_line(count_failures):
-        code = run_worker(main, cfg, args, place)
+    try:
+        with errors_in_one_line(count_failures):
+            code = run_worker(main, cfg, args, place)
+    except KeyboardInterrupt as stop:  # which PyTorch would take for success
+        raise SystemExit(_INTERRUPTED) from stop
     if code:
         raise SystemExit(code)
