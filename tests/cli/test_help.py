@@ -193,6 +193,7 @@ def test_every_script_is_a_subcommand_or_a_tool_of_developers():
         "input_pipeline",
         "make_config_reference",
         "run_tutorial",
+        "soak",
         "toy_comparison",
     )
     assert scripts == {*SCRIPTS, *(f"tools/{name}.py" for name in developers)}

@@ -64,7 +64,7 @@ def truncated_image(world):
 def truncated_image_in_a_worker(world):
     own_scenes(world)
     truncate(image(world, 3))
-    return train(world, DATALOADER__NUM_WORKERS=2)
+    return train(world, DATALOADER__NUM_WORKERS=1)
 
 
 @fault(

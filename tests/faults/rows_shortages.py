@@ -37,7 +37,8 @@ def with_last_step(outcome):
 )
 def killed_worker(world):
     command = world.start("train", **{**LONG, "DATALOADER__NUM_WORKERS": 1})
-    command.wait_for("iter 20/400")
+    # Not at the first line, after which the writers import their libraries.
+    command.wait_for("iter 40/400")
     (worker,) = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
     return with_last_step(world.finish(command))
