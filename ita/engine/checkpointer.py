@@ -18,7 +18,7 @@ from ita.engine.checkpoint import (
     save_checkpoint,
     trained_content,
 )
-from ita.engine.recovery import Retention, find_resumable
+from ita.engine.recovery import Retention, agree_on_resumable
 from ita.errors import UserError
 from ita.files import write_atomically
 from ita.modeling.storage import reason
@@ -124,14 +124,10 @@ class Checkpointer(FvcoreCheckpointer):
         Raises:
             UserError: the folder has checkpoints but none is intact; or see :meth:`load`.
         """
-        self.resumed_from = self._find_resumable() if resume else None
+        resume = resume and bool(self.save_dir)
+        self.resumed_from = agree_on_resumable(Path(self.save_dir)) if resume else None
         if self.resumed_from is not None:
             return self.load(str(self.resumed_from))
         if resume:
             self.logger.info("No checkpoint to resume from in %s", self.save_dir)
         return self.load(path, checkpointables=[])
-
-    def _find_resumable(self) -> Path | None:
-        """Find the checkpoint to resume from; the main process looks, and tells all others."""
-        found = find_resumable(Path(self.save_dir)) if self.save_dir and self.save_to_disk else None
-        return comm.all_gather(found)[0]

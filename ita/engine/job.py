@@ -19,7 +19,7 @@ from ita.engine.file_check import check_files
 from ita.engine.launch import place_in_job
 from ita.engine.launch.attempts import is_restarted, mark_begun
 from ita.engine.loading import load_model_and_source
-from ita.engine.recovery import find_resumable
+from ita.engine.recovery import agree_on_resumable
 from ita.engine.run_folder import RunFolder, evaluation_folder, refuse_run
 from ita.engine.setup import (
     RunLog,
@@ -143,7 +143,7 @@ def evaluate_only(cfg: CfgNode, log: RunLog, *, resume: bool) -> None:
     if cfg.DATALOADER.CHECK_FILES:
         check_files(cfg, None, test_sets)
     if resume:
-        cfg.MODEL.WEIGHTS = str(find_resumable(Path(cfg.OUTPUT_DIR)) or cfg.MODEL.WEIGHTS)
+        cfg.MODEL.WEIGHTS = str(agree_on_resumable(Path(cfg.OUTPUT_DIR)) or cfg.MODEL.WEIGHTS)
         if not cfg.MODEL.WEIGHTS:
             raise UserError(f"--resume: there is no checkpoint in OUTPUT_DIR ({cfg.OUTPUT_DIR})")
     source = None

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from detectron2.utils import comm
+
 from ita.engine.checkpoint import LAST_CHECKPOINT, check_finite, check_intact, read_checkpoint
 from ita.errors import UserError, WriteError
 
@@ -55,6 +57,15 @@ def find_resumable(folder: Path) -> Path | None:
         f"no checkpoint to resume from in {folder}: {'; '.join(problems[:MAX_LISTED])}{more}; to "
         "train anew, choose another OUTPUT_DIR or pass --overwrite instead of --resume"
     )
+
+
+def agree_on_resumable(folder: Path) -> Path | None:
+    """Find the checkpoint to resume from; the main process looks, and tells all others.
+
+    Raises:
+        UserError: see :func:`find_resumable`.
+    """
+    return comm.all_gather(find_resumable(folder) if comm.is_main_process() else None)[0]
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def describe(
     resumed = [line for line in after if "Resuming at" in line or "Training from" in line]
     errors = [line for line in after if line.startswith("error:")]
     end = HANGS if code is None else ENDED
-    if "model_final.pth" in names:
+    if code == 0 and "model_final.pth" in names:
         end = "final"
     steps = "training" if "Training from" in before else "starting"
     return Outcome(

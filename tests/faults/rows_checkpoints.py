@@ -19,58 +19,38 @@ def resumed_from(world, damage):
     return replace(outcome, left=f"{outcome.left}; {resumed}")
 
 
-@fault(
-    done="last_checkpoint is removed, --resume",
-    seen="last_checkpoint is missing",
-    code=0,
-    left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
-)
-def no_last_checkpoint(world):
-    return resumed_from(world, lambda run: (run / "last_checkpoint").unlink())
-
-
-@fault(
-    done="last_checkpoint is empty, --resume",
-    seen="last_checkpoint is empty",
-    code=0,
-    left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
-)
-def empty_last_checkpoint(world):
-    return resumed_from(world, lambda run: (run / "last_checkpoint").write_text(""))
-
-
-@fault(
-    done="last_checkpoint names a file that is gone, --resume",
-    seen="which last_checkpoint names, does not exist",
-    code=0,
-    left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
-)
-def dangling_last_checkpoint(world):
-    return resumed_from(
-        world, lambda run: (run / "last_checkpoint").write_text("model_0009999.pth")
+def last_checkpoint_row(done, seen, damage):
+    """A row in which the run goes on from the newest checkpoint without ``last_checkpoint``."""
+    declare = fault(
+        done=f"last_checkpoint {done}, --resume",
+        seen=seen,
+        code=0,
+        left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
     )
+    return declare(lambda world: resumed_from(world, lambda run: damage(run / "last_checkpoint")))
 
 
-@fault(
-    done="last_checkpoint is random bytes, --resume",
-    seen="last_checkpoint is damaged: it is not UTF-8",
-    code=0,
-    left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
+no_last_checkpoint = last_checkpoint_row(
+    "is removed", "last_checkpoint is missing", lambda path: path.unlink()
 )
-def binary_last_checkpoint(world):
-    return resumed_from(world, lambda run: (run / "last_checkpoint").write_bytes(b"\xff\xfe\x80"))
-
-
-@fault(
-    done="last_checkpoint names a file of another folder, --resume",
-    seen="instead of the name of a file",
-    code=0,
-    left="checkpoints of iterations 1, 2, 3; resumed 2 to 3",
+empty_last_checkpoint = last_checkpoint_row(
+    "is empty", "last_checkpoint is empty", lambda path: path.write_text("")
 )
-def outside_last_checkpoint(world):
-    return resumed_from(
-        world, lambda run: (run / "last_checkpoint").write_text("../other/model_final.pth")
-    )
+dangling_last_checkpoint = last_checkpoint_row(
+    "names a file that is gone",
+    "which last_checkpoint names, does not exist",
+    lambda path: path.write_text("model_0009999.pth"),
+)
+binary_last_checkpoint = last_checkpoint_row(
+    "is random bytes",
+    "last_checkpoint is damaged: it is not UTF-8",
+    lambda path: path.write_bytes(b"\xff\xfe\x80"),
+)
+outside_last_checkpoint = last_checkpoint_row(
+    "names a file of another folder",
+    "instead of the name of a file",
+    lambda path: path.write_text("../other/model_final.pth"),
+)
 
 
 @fault(

@@ -21,44 +21,25 @@ def stopped(world, number, **keys):
     return replace(outcome, left="goes on where it stopped" if goes_on else more.output)
 
 
-@fault(
-    done="Ctrl-C (SIGINT), then --resume",
-    seen="stopped by SIGINT after iteration",
-    code=75,
-    left="goes on where it stopped",
+def stop_row(done, number, **keys):
+    """A row in which a signal stops the run, which then goes on."""
+    declare = fault(
+        done=f"{done}; then --resume",
+        seen=f"stopped by {number.name} after iteration",
+        code=75,
+        left="goes on where it stopped",
+    )
+    return declare(lambda world: stopped(world, number, **keys))
+
+
+interrupted = stop_row("Ctrl-C (SIGINT)", signal.SIGINT)
+terminated = stop_row("SIGTERM", signal.SIGTERM)
+hung_up = stop_row("SIGHUP: the terminal is closed", signal.SIGHUP)
+out_of_time = stop_row(
+    "SIGUSR1 before SLURM's time limit, with data loader workers",
+    signal.SIGUSR1,
+    DATALOADER__NUM_WORKERS=1,
 )
-def interrupted(world):
-    return stopped(world, signal.SIGINT)
-
-
-@fault(
-    done="SIGTERM, then --resume",
-    seen="stopped by SIGTERM after iteration",
-    code=75,
-    left="goes on where it stopped",
-)
-def terminated(world):
-    return stopped(world, signal.SIGTERM)
-
-
-@fault(
-    done="SIGHUP: the terminal is closed; then --resume",
-    seen="stopped by SIGHUP after iteration",
-    code=75,
-    left="goes on where it stopped",
-)
-def hung_up(world):
-    return stopped(world, signal.SIGHUP)
-
-
-@fault(
-    done="SIGUSR1 before SLURM's time limit, with data loader workers; then --resume",
-    seen="stopped by SIGUSR1 after iteration",
-    code=75,
-    left="goes on where it stopped",
-)
-def out_of_time(world):
-    return stopped(world, signal.SIGUSR1, DATALOADER__NUM_WORKERS=1)
 
 
 @fault(
