@@ -44,6 +44,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
+def reason_of(error: BaseException) -> str:
+    """Text of an error, in one line and without the path that messages name; else its type."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return text or type(error).__name__
+
+
 def one_line(message: object) -> str:
     """Format a message for a terminal: control characters, as names of files have them, escaped."""
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], str(message))

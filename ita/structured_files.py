@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 
 # Limits of a YAML file: bytes, levels, and values once the aliases (*name) are replaced.
 _MOST_BYTES, _MOST_LEVELS, _MOST_VALUES = 2**20, 50, 100_000
@@ -50,10 +50,10 @@ def read_yaml(path: Path, kind: str = "", loader: type[yaml.SafeLoader] = Strict
         _check_limits(text, what)
         return yaml.load(text, loader)  # noqa: S506  a subclass of SafeLoader
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {what}: {_one_line(error)}") from error
+        raise UserError(f"cannot read {what}: {reason_of(error)}") from error
     # PyYAML's constructors of numbers, dates and sets raise these where a value has another form.
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        raise UserError(f"cannot read {what}: a value is invalid ({_one_line(error)})") from error
+        raise UserError(f"cannot read {what}: a value is invalid ({reason_of(error)})") from error
 
 
 def _check_limits(text: str, what: str) -> None:
@@ -91,7 +91,3 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

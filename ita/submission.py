@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 from ita.extras import optional_module
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def submit(cluster: str, words: Sequence[str], folder: Path, resources: Resource
         )
         return executor.submit(TrainingJob(tuple(words)))
     except (RuntimeError, submitit.core.utils.FailedJobError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"--submit {cluster}: the job was not accepted: {reason}") from error
 
 

@@ -21,7 +21,7 @@ from ita.data.orientation import (
     turned,
 )
 from ita.data.rgb import DECODING_ERRORS, convert_oriented, convert_to_rgb, open_image
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from detectron2.data import Metadata
@@ -302,5 +302,5 @@ def naming_file(path: str, kind: str) -> Iterator[None]:
     try:
         yield
     except DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"cannot read {kind} {path}: {reason}") from error

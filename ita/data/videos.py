@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 from ita.extras import optional_module
 from ita.files import written_whole
 
@@ -160,4 +160,4 @@ def _unreadable(path: Path, error: BaseException) -> UserError:
 
 
 def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
+    return reason_of(error)

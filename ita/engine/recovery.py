@@ -10,7 +10,7 @@ from pathlib import Path
 from detectron2.utils import comm
 
 from ita.engine.checkpoint import LAST_CHECKPOINT, check_finite, check_intact, read_checkpoint
-from ita.errors import UserError, WriteError
+from ita.errors import UserError, WriteError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Retention:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as error:
-                    raise WriteError(f"cannot remove {path}: {error.strerror or error}") from error
+                    raise WriteError(f"cannot remove {path}: {reason_of(error)}") from error
 
 
 def _is_resumable(name: str) -> bool:
@@ -121,7 +121,7 @@ def _named_checkpoint(folder: Path) -> tuple[Path | None, str]:
     except FileNotFoundError:
         return None, f"{path} is missing"
     except OSError as error:
-        return None, f"cannot read {path}: {error.strerror or error}"
+        return None, f"cannot read {path}: {reason_of(error)}"
     except UnicodeDecodeError:
         return None, f"{path} is damaged: it is not UTF-8"
     if not name:

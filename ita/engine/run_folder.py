@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from ita.engine.checkpoint import LAST_CHECKPOINT
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 from ita.files import PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise UserError(f"cannot write {lock}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {lock}: {reason_of(error)}") from error
         try:
             self._claim(descriptor)
         except BaseException:
@@ -174,7 +174,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             try:
                 os.utime(descriptor)
             except OSError as error:
-                logger.warning("cannot touch %s: %s", self.path / LOCK, error.strerror or error)
+                logger.warning("cannot touch %s: %s", self.path / LOCK, reason_of(error))
 
 
 def _remove(path: Path) -> None:
@@ -184,7 +184,7 @@ def _remove(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        raise UserError(f"cannot remove {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot remove {path}: {reason_of(error)}") from error
 
 
 def refuse_run(folder: Path) -> None:
@@ -212,7 +212,7 @@ def evaluation_folder(output: Path) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+            raise UserError(f"cannot write {folder}: {reason_of(error)}") from error
         else:
             return folder
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.utils.events import EventWriter
 
-from ita.errors import WriteError
+from ita.errors import WriteError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class _Failures:
         if not self._told:
             self._told = True
             sys.stderr.write(
-                f"warning: cannot write {self._name} ({error.strerror or error}); the run goes on, "
+                f"warning: cannot write {self._name} ({reason_of(error)}); the run goes on, "
                 "what follows may be missing there\n"
             )
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ita.classes import ClassList
 from ita.data.reading import as_rgb
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 from ita.extras import optional_module
 from ita.results import LabelMap
 from ita.runtime.clip_tokenizer import ClipTokenizer
@@ -194,5 +194,5 @@ def _session(path: Path, threads: int) -> Any:
     try:
         return library.InferenceSession(str(path), options, providers=PROVIDERS)
     except Exception as error:  # its exceptions have no common class
-        text = " ".join(str(error).split())[:200]
+        text = reason_of(error)[:200]
         raise UserError(f"cannot load {path}: {text}") from error

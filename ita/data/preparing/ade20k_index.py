@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ita.data.preparing.raw import AGAIN
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 
 # Constructors of numpy arrays and scalars, under the names of numpy 1 and 2.
 _ALLOWED = frozenset(
@@ -39,7 +39,7 @@ def read_index(path: Path, root: Path) -> list[Path]:
         names = list(zip(content["folder"], content["filename"], strict=True))
         relative = [PurePosixPath(str(folder), str(name)) for folder, name in names]
     except Exception as error:  # unpickling a damaged file can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"cannot read {path}: {reason}; {remedy}") from error
     for image in relative:
         if image.is_absolute() or ".." in image.parts or not image.name.startswith("ADE_"):

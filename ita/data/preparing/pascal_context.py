@@ -14,7 +14,7 @@ import scipy.io
 from ita.data.preparing.jobs import Plan, Step
 from ita.data.preparing.labels import LabelJob, label_table
 from ita.data.preparing.raw import AGAIN, read_json, require, require_files
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 
 FOLDERS = {"train": "training", "val": "validation"}
 NUM_CLASSES, VOID, VOID_16_BIT = 459, 255, 65535
@@ -105,7 +105,7 @@ def read_label_map(path: Path) -> np.ndarray:
     except KeyError as error:
         raise UserError(f"{path} has no LabelMap: is this the right file? {AGAIN}") from error
     except Exception as error:  # reading a damaged file can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
     if label_map.ndim != 2 or not np.issubdtype(label_map.dtype, np.integer):
         raise UserError(f"{path}: LabelMap is not a 2D array of integers: {AGAIN}")

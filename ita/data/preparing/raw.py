@@ -12,7 +12,7 @@ from PIL import Image
 from ita.data.catalogue import ROOT_VARIABLE
 from ita.data.reading import read_label_values, read_segment_index
 from ita.data.rgb import DECODING_ERRORS
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 from ita.structured_files import parse_json
 
 AGAIN = "unpack or download it again"
@@ -141,7 +141,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"cannot read {path}: {reason}; {AGAIN}") from error
 
 

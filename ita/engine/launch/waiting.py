@@ -8,7 +8,7 @@ from datetime import timedelta
 from torch.distributed import DistError, Store
 
 from ita.engine.launch.place import Place
-from ita.errors import UserError
+from ita.errors import UserError, reason_of
 
 # How long a rank waits for the others to notice a failure too.
 ROLL_CALL_SECONDS = 5.0
@@ -58,7 +58,7 @@ def lost_ranks_named(store: Store, place: Place, timeout: float) -> Iterator[Non
         # Gloo's errors have no type of their own.
         if not isinstance(error, DistError) and "gloo" not in str(error).lower():
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)[:200]
         lost = _call_roll(store, place)
         ranks = name_ranks(lost, place.world_size)
         message = f"{ranks} died or did nothing for {timeout:g} s (--timeout)"
