@@ -78,7 +78,15 @@ def _build_loader(cfg: CfgNode, name: str) -> RecordLoader:
     mapper = InferenceMapper.for_dataset(
         name, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST
     )
-    return build_test_loader(name, mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return build_test_loader(
+        name, partial(_map_named, mapper), num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+
+
+def _map_named(mapper: InferenceMapper, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Map a record; the error for an image that does not fit into memory names its file."""
+    with explained(LESS_MEMORY, str(record["file_name"])):
+        return mapper(record)
 
 
 def evaluate(

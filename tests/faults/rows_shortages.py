@@ -51,8 +51,10 @@ def killed_worker(world):
     left="a log",
 )
 def full_memory_in_evaluation(world):
-    keys = {"INPUT__MIN_SIZE_TEST": 800, "DATASETS__TEST": ("toy_train",)}
+    # Features of more bytes than are left, which no memory of the image before can hold.
+    sizes = {"INPUT__MIN_SIZE_TEST": 2400, "INPUT__MAX_SIZE_TEST": 2400}
+    keys = {**sizes, "DATASETS__TEST": ("toy_train",)}
     command = world.start("evaluate", **keys)
-    command.wait_for("Evaluating")
+    command.wait_for("evaluating toy_train: 6 images")
     limit_memory(command.pid)
     return world.finish(command)
