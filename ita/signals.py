@@ -39,6 +39,25 @@ def _end_workers() -> None:
             child.kill()
 
 
+@contextmanager
+def ended_workers_ignored() -> Iterator[None]:
+    """Keep PyTorch from raising, inside the block, that a data loader worker was killed.
+
+    It does so for each signal about it, at any place: also while the error about it is handled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except RuntimeError:  # which a signal that came before has raised
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
 class StopSignals:
     """Notes the first signal; a second one, later, ends the process at once.
 

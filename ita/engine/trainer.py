@@ -45,7 +45,7 @@ from ita.modeling.vocabulary import TextEncoder
 from ita.progress import show_progress
 from ita.reports.tables import scalars
 from ita.shortages import Shortage, explain, shortage_of
-from ita.signals import StopSignals, noted_signals
+from ita.signals import StopSignals, ended_workers_ignored, noted_signals
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +166,10 @@ class Trainer(TrainerBase):
                 with noted_signals() as self._signals:
                     self._run()
             except BaseException as error:
-                for hook in outputs:
-                    hook.after_train()  # write the last measurements before the error
-                self._end_by_shortage(error)
+                with ended_workers_ignored():
+                    for hook in outputs:
+                        hook.after_train()  # write the last measurements before the error
+                    self._end_by_shortage(error)
                 raise
             if self.stopped:
                 for hook in outputs:
