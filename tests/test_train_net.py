@@ -160,7 +160,7 @@ def test_train_and_evaluate(runs):
     assert "Command line: train_net.py --config-file" in log
     assert log.count("without effect: MODEL.SEM_SEG_HEAD.NUM_CLASSES") == 1
     assert trained.stdout.count("without effect: MODEL.SEM_SEG_HEAD.NUM_CLASSES") == 1
-    assert log.count("SEED 3\n") == trained.stdout.count("SEED 3\n") == 1
+    assert log.count("with SEED 3: ") == trained.stdout.count("with SEED 3: ") == 1
     for output in (log, trained.stdout, evaluated.stdout):
         assert "erializ" not in output
         assert "random seed" not in output

@@ -1,7 +1,7 @@
 """Checkpoints of a run: trainable parameters and training state, the newest of which is marked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,14 @@ class Checkpointer(FvcoreCheckpointer):
         if not path:
             self.logger.info("MODEL.WEIGHTS is empty: starting from the initial weights")
             return {}
+        names = self.checkpointables if checkpointables is None else checkpointables
+        return self._load(path, names, verify=True)
+
+    def _load(self, path: str, names: Iterable[str], *, verify: bool) -> dict[str, Any]:
         self.logger.info("Loading %s", path)
-        checkpoint = read_checkpoint(local_path(path))
+        checkpoint = read_checkpoint(local_path(path), verify=verify)
         load_weights(self.model, checkpoint.pop("model"), path)
-        for key in self.checkpointables if checkpointables is None else checkpointables:
+        for key in names:
             if key not in checkpoint:
                 raise UserError(f"{path} has weights but no training state to resume from")
             try:
@@ -127,7 +131,8 @@ class Checkpointer(FvcoreCheckpointer):
         resume = resume and bool(self.save_dir)
         self.resumed_from = agree_on_resumable(Path(self.save_dir)) if resume else None
         if self.resumed_from is not None:
-            return self.load(str(self.resumed_from))
+            # Its checksums were compared when it was found.
+            return self._load(str(self.resumed_from), self.checkpointables, verify=False)
         if resume:
             self.logger.info("No checkpoint to resume from in %s", self.save_dir)
         return self.load(path, checkpointables=[])

@@ -3,8 +3,8 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from ita.data.registration import class_list_for
 from ita.engine.loading import describe_source, source_of_list
 from ita.engine.precision import describe_precision, matmul_dtype, tf32
 from ita.engine.run_outputs import outlasting_write_errors
+from ita.errors import UserError
 from ita.evaluation.evaluators import build_evaluator
 from ita.installing import installed_versions
 from ita.meta_arch import ITA, Record
@@ -97,6 +98,7 @@ def evaluate(
     text: TextEncoder | None = None,
     run: Mapping[str, Any] | None = None,
     last: bool = True,
+    failing_together: bool = False,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Evaluate on every test set, log tables, write results.json and report.html to ``OUTPUT_DIR``.
 
@@ -111,6 +113,8 @@ def evaluate(
         run: entries to store with the results: the source of the training class list and, if known,
             of the weights (``load_model_and_source``). None if the list is that of the config.
         last: whether results that cannot be written are an error; otherwise they are logged only.
+        failing_together: if an image cannot be used, raise the error in every process, once all
+            have finished their images; otherwise only in the process that has it, at once.
 
     Returns:
         Data set -> task -> metrics (see ``build_evaluator``), and the pictures that were drawn (see
@@ -124,7 +128,7 @@ def evaluate(
     text = text or TextEncoder(model.backbone, collective=True, cache=cache, progress=show_progress)
     results = {}
     for test_set in load_test_sets(cfg) if test_sets is None else test_sets:
-        results[test_set.name] = _evaluate_one(cfg, model, test_set, text)
+        results[test_set.name] = _evaluate_one(cfg, model, test_set, text, failing_together)
     if not comm.is_main_process():
         return {}
     if results:
@@ -158,7 +162,7 @@ def _write_report(cfg: CfgNode) -> None:
 
 
 def _evaluate_one(
-    cfg: CfgNode, model: ITA, test_set: TestSet, text: TextEncoder
+    cfg: CfgNode, model: ITA, test_set: TestSet, text: TextEncoder, failing_together: bool
 ) -> dict[str, dict[str, Any]]:
     seen = test_set.class_list.seen(model.train_class_list)
     logger.info(
@@ -176,12 +180,41 @@ def _evaluate_one(
     shown = progress(f"evaluating {test_set.name}", test_set.loader.num_images, "images")
     with shown as advance, evaluation_precision(cfg):
         segment = partial(_segment_named, segmenter)
-        callbacks = {"after_inference": partial(advance, comm.get_world_size())}
-        results = inference_on_dataset(segment, test_set.loader, evaluator, callbacks)
+        counted = partial(advance, comm.get_world_size())
+        callbacks: dict[str, Callable[[], None]] = {"after_inference": counted}
+        with _errors_of_all() if failing_together else nullcontext() as meet:
+            if meet:
+                callbacks["on_end"] = meet
+            results = inference_on_dataset(segment, test_set.loader, evaluator, callbacks)
     if comm.is_main_process() and "sem_seg" in results:
         table = format_class_table(test_set.class_list, results)
         logger.info("IoU of each class of %s\n%s", test_set.name, table)
     return results
+
+
+@contextmanager
+def _errors_of_all() -> Iterator[Callable[[], None]]:
+    """Let all processes know of a ``UserError`` in the block before they go on together.
+
+    Yields:
+        To be called in the block when this process has finished its images; it raises the error
+        of another process.
+    """
+    met = False
+
+    def meet(problem: str = "") -> None:
+        nonlocal met
+        met = True
+        if problem := next(filter(None, comm.all_gather(problem)), ""):
+            raise UserError(problem)
+
+    try:
+        yield meet
+    except UserError as error:
+        if not met:
+            with suppress(UserError, RuntimeError):  # also if another process has died meanwhile
+                meet(str(error))
+        raise
 
 
 def _segment_named(segmenter: Segmenter, records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from detectron2.utils import comm
 
 from ita.engine.checkpoint import LAST_CHECKPOINT, check_finite, check_intact, read_checkpoint
+from ita.engine.launch.waiting import name_ranks
 from ita.errors import UserError, WriteError, reason_of
 
 logger = logging.getLogger(__name__)
@@ -63,9 +64,23 @@ def agree_on_resumable(folder: Path) -> Path | None:
     """Find the checkpoint to resume from; the main process looks, and tells all others.
 
     Raises:
-        UserError: see :func:`find_resumable`.
+        UserError: see :func:`find_resumable`; or another process does not see this checkpoint.
     """
-    return comm.all_gather(find_resumable(folder) if comm.is_main_process() else None)[0]
+    found = find_resumable(folder) if comm.is_main_process() else None
+    name = comm.all_gather(found.name if found else "")[0]
+    if not name:
+        return None
+    sizes = comm.all_gather(_size(folder / name))
+    if blind := [rank for rank, size in enumerate(sizes) if size != sizes[0]]:
+        raise UserError(
+            f"{name_ranks(blind, len(sizes))} cannot see {folder / name} as rank 0 does: all "
+            "machines must see the same OUTPUT_DIR, on a shared file system"
+        )
+    return folder / name
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import logging
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventStorage, EventWriter
+from fvcore.common.history_buffer import HistoryBuffer
 
 from ita.errors import WriteError, reason_of
 
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Logger of the package, to which a run's file is added.
 PACKAGE_LOGGER = "ita"
+# Number of values of a scalar that are kept, at least the longest window of a median.
+NUM_RECENT = 1000
 
 
 class LogFile(logging.FileHandler):
@@ -79,6 +83,17 @@ class LenientWriter(EventWriter):
         if "_writer" in vars(self):
             with self._failures.told():
                 self._writer.close()
+
+
+class RecentScalars(EventStorage):
+    """Event storage that keeps the last values of each scalar, for medians.
+
+    Detectron2's keeps a million: 4 KB for each iteration of a training, 1.5 GB for 368,750.
+    """
+
+    def __init__(self, start_iter: int = 0) -> None:
+        super().__init__(start_iter)
+        self._history: dict[str, HistoryBuffer] = defaultdict(partial(HistoryBuffer, NUM_RECENT))
 
 
 class _Failures:

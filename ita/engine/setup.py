@@ -70,7 +70,8 @@ class RunLog:
             log.removeHandler(self._early)
             log.addHandler(file)
         logger.info("Command line: %s", shlex.join(sys.argv))
-        logger.info("Full config: %s", Path(cfg.OUTPUT_DIR, "config.yaml"))
+        path = Path(cfg.OUTPUT_DIR, "config.yaml")
+        logger.info("Full config, with SEED %d: %s", cfg.SEED, path)
 
 
 def _beside_bars(handler: logging.Handler) -> logging.Handler:
@@ -142,14 +143,12 @@ def describe_run(cfg: CfgNode) -> None:
 
 
 def choose_seed(cfg: CfgNode) -> None:
-    """Replace a negative ``SEED``, in place, by one drawn for all processes, and log the seed.
+    """Replace a negative ``SEED``, in place, by one drawn for all processes.
 
     The run's config then reproduces the run.
     """
-    drawn = cfg.SEED < 0
-    if drawn:
+    if cfg.SEED < 0:
         cfg.SEED = comm.shared_random_seed()
-    logger.info("SEED %d%s", cfg.SEED, " was drawn; set it to reproduce the run" if drawn else "")
 
 
 def seed_process(cfg: CfgNode) -> None:

@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
-from detectron2.utils import comm
 
 from ita.data.order import draw_seed, seed_all
-from ita.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -26,22 +24,24 @@ class RunState:
         position: number of images that the run has seen, over all processes.
         num_images: size of the training data; 0 until they are loaded.
         world_size: number of processes; 0 until then.
+        seed_drawn: whether nobody has chosen the seed, so that another one needs no warning.
     """
 
     seed: int
     position: int = 0
     num_images: int = 0
     world_size: int = 0
+    seed_drawn: bool = False
 
     def state_dict(self) -> dict[str, int]:
         """Return the values for a checkpoint."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "seed_drawn"}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Take the values of a checkpoint."""
-        if state["seed"] != self.seed:
+        if state["seed"] != self.seed and not self.seed_drawn:
             logger.warning("SEED is %d, as in the checkpoint, not %d", state["seed"], self.seed)
-        for name in asdict(self):
+        for name in self.state_dict():
             setattr(self, name, state[name])
 
     def begin(self, num_images: int, world_size: int) -> None:
@@ -60,21 +60,6 @@ class RunState:
                 self.world_size,
             )
         self.num_images, self.world_size = num_images, world_size
-
-
-def require_same_start(iteration: int, folder: str) -> None:
-    """Check that all processes start at an iteration; called in every process.
-
-    Raises:
-        UserError: they do not, since they read different checkpoints.
-    """
-    starts = comm.all_gather(iteration)
-    others = [rank for rank, start in enumerate(starts) if start != starts[0]]
-    if others:
-        raise UserError(
-            f"rank {others[0]} starts at iteration {starts[others[0]]}, rank 0 at {starts[0]}: all "
-            f"machines must see the same OUTPUT_DIR ({folder}), on a shared file system"
-        )
 
 
 def seed_step(seed: int, iteration: int, rank: int) -> None:

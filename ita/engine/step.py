@@ -78,8 +78,8 @@ class OptimizerStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.skipped = 0
         self.nonfinite = nonfinite or NonFiniteSteps()
-        # Whether an error may have left some of the weights updated, others not.
-        self.updating = False
+        # Iteration of the last update, all or some of which has been done.
+        self.begun = -1
         self._device = device
         self._dtype = dtype
         self._max_norm = max_norm
@@ -121,6 +121,7 @@ class OptimizerStep:
         norm = nn.utils.get_total_norm(gradients, self._norm_type)
         means = {name: torch.stack([part[name] for part in losses]).mean() for name in losses[0]}
         report = self._report(means, norm, data_time, stop, news)
+        self.begun = iteration
         if report.nonfinite:
             self.nonfinite.handle(self._describe(report, iteration, batches, losses))
             # Ends the step of the scaler and keeps the loss scale.
@@ -129,10 +130,8 @@ class OptimizerStep:
         self.nonfinite.end_row()
         self._count_overflows(report, iteration)
         nn.utils.clip_grads_with_norm_(self._parameters, self._max_norm, norm)
-        self.updating = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.updating = False
         return report
 
     def state_dict(self) -> dict[str, Any]:

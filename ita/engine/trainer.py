@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.engine.best import BestCheckpoint, check_best_metric
@@ -26,8 +25,8 @@ from ita.engine.nonfinite import NonFiniteSteps
 from ita.engine.optimizer import build_lr_scheduler, build_optimizer
 from ita.engine.precision import tf32
 from ita.engine.recovery import Retention
-from ita.engine.run_outputs import outlasting_write_errors, quiet_event_threads
-from ita.engine.state import RunState, deterministic, require_same_start, seed_step
+from ita.engine.run_outputs import RecentScalars, outlasting_write_errors, quiet_event_threads
+from ita.engine.state import RunState, deterministic, seed_step
 from ita.engine.trackers import require_tracker
 from ita.engine.training_parts import (
     build_outputs,
@@ -72,8 +71,12 @@ class Trainer(TrainerBase):
     iter: int
     start_iter: int
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, *, seed_drawn: bool = False) -> None:
         """Build model, optimizer and hooks; nothing is written yet.
+
+        Args:
+            cfg: config of the run; a seed is drawn if ``SEED`` is negative.
+            seed_drawn: whether ``SEED`` was drawn before.
 
         Raises:
             UserError: the batch size is not divisible by processes and accumulation steps, or data
@@ -90,7 +93,8 @@ class Trainer(TrainerBase):
         self.model.train()
         self.optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
-        self.state = RunState(comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED)
+        seed = comm.shared_random_seed() if cfg.SEED < 0 else cfg.SEED
+        self.state = RunState(seed, seed_drawn=seed_drawn or cfg.SEED < 0)
         self.nonfinite = NonFiniteSteps(cfg.SOLVER.ON_NONFINITE, self.state)
         self.step = build_step(cfg, self.model, self.optimizer, self.nonfinite)
         self.checkpointer = Checkpointer(
@@ -128,7 +132,6 @@ class Trainer(TrainerBase):
             if self.best is not None:
                 self.best.resume()
             logger.info("Resuming at iteration %d of %d", self.start_iter, self.max_iter)
-        require_same_start(self.start_iter, self.cfg.OUTPUT_DIR)
         self.data_loader = self._build_data_loader()
 
     def train(self) -> dict[str, dict[str, Any]]:
@@ -161,7 +164,7 @@ class Trainer(TrainerBase):
         precision = tf32(self.cfg.SOLVER.TF32, torch.device(self.cfg.MODEL.DEVICE))
         exactness = deterministic(self.cfg.SOLVER.DETERMINISTIC)
         outlasting = quiet_event_threads()
-        with EventStorage(self.start_iter) as self.storage, precision, exactness, outlasting:
+        with RecentScalars(self.start_iter) as self.storage, precision, exactness, outlasting:
             try:
                 with noted_signals() as self._signals:
                     self._run()
@@ -329,7 +332,9 @@ class Trainer(TrainerBase):
         finished = self.scheduler.last_epoch
         text = str(error) if told else explain(cause, LESS_MEMORY)
         text += f"; training ended in iteration {self.iter}"
-        if comm.is_main_process() and finished > self.start_iter and not self.step.updating:
+        # What the weights have seen, the schedule has counted too.
+        whole = self.step.begun < finished
+        if comm.is_main_process() and finished > self.start_iter and whole:
             self.iter = finished - 1
             try:
                 self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
@@ -361,7 +366,13 @@ class Trainer(TrainerBase):
         last = iteration >= self.max_iter
         try:
             self.results = evaluate(
-                self.cfg, self.model, self.test_sets, text=self._text, run=run, last=last
+                self.cfg,
+                self.model,
+                self.test_sets,
+                text=self._text,
+                run=run,
+                last=last,
+                failing_together=True,
             )
         except Exception:
             self._save_before_evaluation()

@@ -101,6 +101,11 @@ def test_the_seed_is_that_of_the_checkpoint(tiny_config, tmp_path, caplog):
     _, resumed = run(tiny_config(**keys, SEED=8), resume=True)
     assert resumed.losses.items() <= whole.losses.items()
     assert [m for m in caplog.messages if "SEED" in m] == ["SEED is 3, as in the checkpoint, not 8"]
+    caplog.clear()
+    drawn = Trainer(tiny_config(**keys, SEED=-1))
+    drawn.resume_or_load(resume=True)
+    assert drawn.state.seed == 3
+    assert not [m for m in caplog.messages if "SEED" in m]  # which nobody has set
 
 
 def test_checkpoints_of_earlier_versions_resume_with_a_warning(tiny_config, tmp_path, caplog):

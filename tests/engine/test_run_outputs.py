@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from ita.engine.launch import errors_in_one_line
-from ita.engine.run_outputs import LogFile
+from ita.engine.run_outputs import NUM_RECENT, LogFile, RecentScalars
 from ita.engine.trainer import Trainer
 
 
@@ -105,3 +105,14 @@ def test_a_log_file_that_cannot_be_opened(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: cannot write")
     assert os.strerror(20) in line
+
+
+def test_a_long_run_keeps_the_last_values_only():
+    steps = 3 * NUM_RECENT
+    with RecentScalars() as storage:
+        for storage.iter in range(steps):
+            storage.put_scalar("loss", storage.iter)
+    kept = storage.history("loss")
+    assert len(kept.values()) == NUM_RECENT
+    assert (kept.latest(), kept.median(20)) == (steps - 1, steps - 10.5)
+    assert kept.global_avg() == pytest.approx((steps - 1) / 2)

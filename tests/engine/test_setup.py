@@ -1,10 +1,9 @@
-import logging
-
 import pytest
 import torch
 
 from ita.cli import main
 from ita.engine import setup
+from ita.engine.job import start_process
 from ita.engine.setup import choose_device, choose_seed, require_device, seed_process
 from ita.errors import UserError
 
@@ -43,23 +42,25 @@ def test_training_does_not_fall_back_to_the_cpu(tiny_config, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: no GPU is visible")
 
 
-def test_a_drawn_seed_is_logged_once_and_reproduces_the_run(tiny_config, caplog):
+def test_a_drawn_seed_reproduces_the_run(tiny_config):
     def draw(cfg):
+        choose_seed(cfg)
         seed_process(cfg)
         return torch.rand(1).item()
 
-    cfg = tiny_config(SEED=-1)
-    with caplog.at_level(logging.INFO):
-        choose_seed(cfg)
-        drawn = draw(cfg)
-    (line,) = caplog.messages
-    assert line == f"SEED {cfg.SEED} was drawn; set it to reproduce the run"
-    caplog.clear()
-    again = tiny_config(SEED=cfg.SEED)
-    with caplog.at_level(logging.INFO):
-        choose_seed(again)
-    assert caplog.messages == [f"SEED {cfg.SEED}"]
-    assert draw(again) == drawn
-    other = tiny_config(SEED=-1)
-    choose_seed(other)
+    cfg, other = tiny_config(SEED=-1), tiny_config(SEED=-1)
+    drawn = draw(cfg)
+    assert cfg.SEED >= 0
+    assert draw(tiny_config(SEED=cfg.SEED)) == drawn
+    assert draw(other) != drawn
     assert other.SEED != cfg.SEED
+
+
+def test_the_log_has_the_seed(tiny_config, tmp_path):
+    cfg = tiny_config(SEED=-1)
+    log = start_process(cfg)
+    log.open_folder(cfg)
+    (line,) = [
+        line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "SEED" in line
+    ]
+    assert f"Full config, with SEED {cfg.SEED}: {tmp_path / 'run' / 'config.yaml'}" in line

@@ -72,7 +72,7 @@ def interrupted_evaluation(world):
 def interrupted_processes(world):
     words = ("--eval-only", "--num-gpus", "2", "--dist-url", "auto")
     command = world.start("train", *words, DATASETS__TEST=("toy_val",))
-    command.wait_for("SEED 3")
+    command.wait_for("Process 1 of")
     command.kill(signal.SIGINT)
     return world.finish(command)
 
@@ -85,6 +85,6 @@ def interrupted_processes(world):
 )
 def interrupted_eval_only(world):
     command = world.start("train", "--eval-only", DATASETS__TEST=("toy_val",))
-    command.wait_for("SEED 3")
+    command.wait_for("Process 1 of")
     command.kill(signal.SIGINT)
     return world.finish(command)
