@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SLURM, LOCAL = "slurm", "local"
 # A job that reaches its time limit is queued again so many times.
 MAX_TIMEOUTS = 100
-# Variable of torchrun with the number of restarts.
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+# Variables of torchrun with the name of the job and how often it was started again.
+RUN_ID, RESTARTS = "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,10 @@ class TrainingJob:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        # SLURM also queues again by itself, after a failure of a machine.
-        restarts = max(self.restarts, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
-        os.environ[RESTARTS] = str(restarts)
+        job = {RUN_ID: f"submitit {JobEnvironment().job_id}", RESTARTS: str(self.restarts)}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "ita", "train", *self.words],
+            env={**os.environ, **job},
             preexec_fn=partial(signal.signal, JobEnvironment._usr_sig(), signal.SIG_IGN),
         ).pid
         # Not Popen.wait, whose lock checkpoint() would wait for in the same thread.

@@ -91,14 +91,14 @@ def run(options: argparse.Namespace) -> int:
         redo=options.redo,
         overrides=options.opts,
     )
-    with errors_in_one_line():
+    with errors_in_one_line() as failures:
         subject = recognize(request)
         plan = make_plan(request, subject) if starts_rank_0(options) else None
         if plan:
             sys.stdout.write("\n".join(describe_plan(plan)) + "\n")
             sys.stdout.flush()
         try:
-            evaluate_pending(plan, subject.cfg, options)
+            evaluate_pending(plan, subject.cfg, options, failures)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 "stopped; run the same command again to continue: finished data sets are kept"

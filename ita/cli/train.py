@@ -119,9 +119,9 @@ def run(options: argparse.Namespace) -> int:
     from ita.engine.launch import errors_in_one_line, launch
 
     warnings: list[str] = []
-    with errors_in_one_line():
+    with errors_in_one_line() as failures:
         cfg = config_of(options, warnings.append)
-        return launch(partial(run_job, warnings=warnings), cfg, options)
+        return launch(partial(run_job, warnings=warnings), cfg, options, failures)
 
 
 def run_or_submit(options: argparse.Namespace) -> int:

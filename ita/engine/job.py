@@ -17,7 +17,7 @@ from ita.engine.dry_run import dry_run
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.file_check import check_files
 from ita.engine.launch import place_in_job
-from ita.engine.launch.attempts import is_restarted, mark_begun
+from ita.engine.launch.restarts import is_restarted, mark_begun
 from ita.engine.loading import load_model_and_source
 from ita.engine.recovery import agree_on_resumable
 from ita.engine.run_folder import RunFolder, evaluation_folder, refuse_run
@@ -73,45 +73,52 @@ def run_job(cfg: CfgNode, options: argparse.Namespace, *, warnings: Iterable[str
         require_device(cfg)
     elif options.overwrite:
         raise UserError("--overwrite is for training; an evaluation never replaces results")
+    seed_drawn = cfg.SEED < 0
     log = start_process(cfg, warnings)
     if options.eval_only:
         evaluate_only(cfg, log, resume=options.resume)
         return 0
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     place = place_in_job(options)
-    if is_restarted(place):
+    if is_restarted(Path(cfg.OUTPUT_DIR), place):
         logger.warning("restarted by the launcher: continuing the run, as with --resume")
         options = argparse.Namespace(**{**vars(options), "resume": True, "overwrite": False})
-    if comm.is_main_process() and not (options.resume or options.overwrite):
+    anew = not (options.resume or options.overwrite)
+    if comm.is_main_process() and anew:
         refuse_run(Path(cfg.OUTPUT_DIR))
     if options.dry_run:
-        trainer = _load_trainer(cfg, resume=options.resume)
-        dry_run(trainer)
+        dry_run(_load_trainer(cfg, resume=options.resume, seed_drawn=seed_drawn))
         return 0
     with claimed_by_main_process(cfg) as folder:
-        trainer = _load_trainer(cfg, resume=options.resume)
+        trainer = _load_trainer(cfg, resume=options.resume, seed_drawn=seed_drawn)
         cfg.SEED = trainer.state.seed  # that of the checkpoint, for config.yaml
         if folder:
             folder.open()
+            if anew:
+                refuse_run(folder.path)  # of a job that was quicker to create the folder
             if options.overwrite:
-                if cfg.MODEL.WEIGHTS and folder.would_discard(Path(cfg.MODEL.WEIGHTS)):
-                    raise UserError(
-                        f"--overwrite would remove MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}; copy the "
-                        "file out of OUTPUT_DIR first"
-                    )
-                folder.discard_run()
-            mark_begun(place)
+                _discard_run(folder, cfg)
+            mark_begun(folder.path, place)
         log.open_folder(cfg)
         trainer.train()
     return STOPPED if trainer.stopped else 0
 
 
-def _load_trainer(cfg: CfgNode, *, resume: bool) -> Trainer:
-    trainer = Trainer(cfg)
+def _load_trainer(cfg: CfgNode, *, resume: bool, seed_drawn: bool) -> Trainer:
+    trainer = Trainer(cfg, seed_drawn=seed_drawn)
     trainer.resume_or_load(resume=resume)
     if cfg.DATALOADER.CHECK_FILES:
         check_files(cfg, trainer.data_loader, trainer.test_sets)
     return trainer
+
+
+def _discard_run(folder: RunFolder, cfg: CfgNode) -> None:
+    if cfg.MODEL.WEIGHTS and folder.would_discard(Path(cfg.MODEL.WEIGHTS)):
+        raise UserError(
+            f"--overwrite would remove MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}; copy the file out of "
+            "OUTPUT_DIR first"
+        )
+    folder.discard_run()
 
 
 def start_process(cfg: CfgNode, warnings: Iterable[str] = ()) -> RunLog:

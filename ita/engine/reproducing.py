@@ -18,7 +18,7 @@ from ita.engine.checkpoint import broadcast_weights
 from ita.engine.evaluate import evaluate, load_test_sets
 from ita.engine.finished import FINISHED, mark_finished, read_finished
 from ita.engine.job import claimed_by_main_process, start_process
-from ita.engine.launch import launch, place_in_job
+from ita.engine.launch import Failures, launch, place_in_job
 from ita.engine.loading import describe_source, load_model_and_source
 from ita.engine.planning import Plan, SetPlan, config_of_set
 from ita.errors import UserError
@@ -32,7 +32,9 @@ from ita.reports.reproduction import Measurement, Reproduction
 logger = logging.getLogger(__name__)
 
 
-def evaluate_pending(plan: Plan | None, cfg: CfgNode, args: argparse.Namespace) -> None:
+def evaluate_pending(
+    plan: Plan | None, cfg: CfgNode, args: argparse.Namespace, failures: Failures
+) -> None:
     """Evaluate the data sets of a plan that are not finished.
 
     The results of a data set are stored when it is finished, so that an interrupted call can be
@@ -43,11 +45,12 @@ def evaluate_pending(plan: Plan | None, cfg: CfgNode, args: argparse.Namespace) 
         plan: from :func:`ita.engine.planning.make_plan`; None except where rank 0 is launched.
         cfg: config of the model, which selects the device; the rest is read from that of rank 0.
         args: processes to launch, as for :func:`ita.engine.launch.launch`.
+        failures: of the enclosing :func:`ita.engine.launch.errors_in_one_line`.
     """
     pending = [item for item in plan.sets if not item.finished] if plan else []
     has_peers = place_in_job(args) is not None or args.num_machines > 1
     if pending or has_peers:
-        launch(partial(_evaluate_sets, sets=pending), cfg, args)
+        launch(partial(_evaluate_sets, sets=pending), cfg, args, failures)
 
 
 def collect(plan: Plan) -> Reproduction:

@@ -21,6 +21,8 @@ from ita.files import PARTIAL_SUFFIX
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+# Names of the job that writes to the folder, one on each line.
+JOB = ".job"
 # Subfolder for results of ``--eval-only`` beside those of a run; "-2", "-3", ... for further ones.
 EVALUATION = "evaluation"
 # What a run cannot make again in a minute.
@@ -28,6 +30,7 @@ VALUABLES = (LAST_CHECKPOINT, "model_*.pth", "metrics.json", "results.json")
 # What ``--overwrite`` removes: all that a run writes, except evaluations in folders of their own.
 WRITTEN = (
     *VALUABLES,
+    JOB,
     "config.yaml",
     "events.out.tfevents.*",
     "inference",
@@ -38,7 +41,8 @@ WRITTEN = (
 )
 # Seconds between two signs of life of a job, for jobs on other machines.
 BEAT = 15.0
-# Answers of file systems without locks.
+# Answers for a file that another process has locked, and of file systems without locks.
+_LOCKED = (errno.EACCES, errno.EAGAIN)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -139,7 +143,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     def _claim(self, descriptor: int) -> None:
         here = socket.gethostname()
-        locked = _lock(descriptor)
+        try:
+            locked = _lock(descriptor)
+        except OSError as error:
+            raise UserError(f"cannot lock {self.path / LOCK}: {reason_of(error)}") from error
         holder = _read_holder(descriptor)
         if locked is False:
             raise UserError(f"{self.path} is in use by {_describe(holder)}")
@@ -218,13 +225,19 @@ def evaluation_folder(output: Path) -> Path:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Lock a file for this process, not those it forks; None if the file system has no locks."""
+    """Lock a file for this process, not those it forks.
+
+    Returns:
+        Whether it got the lock; None if the file system has no locks.
+    """
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _LOCKED:
+            return False
         if error.errno in _UNSUPPORTED:
             return None
-        return False
+        raise
     return True
 
 

@@ -56,5 +56,5 @@ def run(cfg, args):
 
 
 if __name__ == "__main__":
-    with errors_in_one_line():
-        launch(run, config(sys.argv[1]), argparse.Namespace(timeout=60))
+    with errors_in_one_line() as failures:
+        launch(run, config(sys.argv[1]), argparse.Namespace(timeout=60), failures)

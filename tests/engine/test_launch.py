@@ -9,13 +9,17 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 
-from ita.engine.launch import place_in_job, starts_rank_0, waiting
-from ita.engine.launch.attempts import agree_on_attempt, is_restarted, mark_begun
+from ita.engine.launch import Failures, place_in_job, starts_rank_0, waiting
+from ita.engine.launch.attempts import agree_on_attempt
 from ita.engine.launch.place import Place
+from ita.engine.launch.restarts import is_restarted, mark_begun
 from ita.engine.launch.slurm import first_host
 from ita.engine.launch.waiting import lost_ranks_named, name_ranks, open_store
 from ita.errors import UserError
 
+# Variables of jobs that are started again: their name, and how often they were.
+SUBMITTED = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")
+REQUEUED = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")
 ARGUMENTS = argparse.Namespace(num_gpus=1, num_machines=1, machine_rank=0)
 SRUN = {
     "SLURM_STEP_NUM_TASKS": "16",
@@ -34,7 +38,7 @@ def store():
 
 
 def place_of(store, rank=0, **more):
-    settings = {"local_rank": rank, "local_size": 2, "device": 0, "attempt": 0, "option": ""}
+    settings = {"local_rank": rank, "local_size": 2, "device": 0, "option": ""}
     settings |= {"world_size": 2, "address": "127.0.0.1", "hosts_store": False}
     return Place(rank=rank, port=store.port, **{**settings, **more})
 
@@ -49,10 +53,10 @@ def test_tasks_of_srun(monkeypatch):
     set_variables(monkeypatch, **SRUN)
     place = place_in_job(ARGUMENTS)
     assert (place.rank, place.world_size, place.local_rank, place.local_size) == (11, 16, 3, 8)
-    assert (place.address, place.device, place.attempt) == ("gpu07", 3, 0)
+    assert (place.address, place.device) == ("gpu07", 3)
     assert not starts_rank_0(ARGUMENTS)
-    set_variables(monkeypatch, SLURM_GPUS_PER_TASK="1", SLURM_RESTART_COUNT="2")
-    assert (place_in_job(ARGUMENTS).device, place_in_job(ARGUMENTS).attempt) == (0, 2)
+    set_variables(monkeypatch, SLURM_GPUS_PER_TASK="1")
+    assert place_in_job(ARGUMENTS).device == 0
 
 
 def test_launchers_inside_of_srun_go_first(monkeypatch):
@@ -152,11 +156,61 @@ def test_many_ranks_are_counted():
     assert name_ranks(range(20), 64) == "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 12 more of 64"
 
 
-def test_a_run_that_has_begun_is_continued(store):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Folder of a run, without variables of a launcher."""
+    for name in (*SUBMITTED, *REQUEUED):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_torchrun_continues_what_it_has_begun(folder, store):
     place = place_of(store)
-    assert not is_restarted(place)
-    mark_begun(place)
-    assert is_restarted(place)
-    assert not is_restarted(None)
-    hosted = [place_of(store, hosts_store=True, attempt=attempt) for attempt in (0, 1)]
-    assert [is_restarted(place) for place in hosted] == [False, True]
+    assert not is_restarted(folder, place)
+    mark_begun(folder, place)
+    assert is_restarted(folder, place)
+    assert not is_restarted(folder / "other", place)
+    later = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    assert not is_restarted(folder, place_of(later))
+
+
+@pytest.mark.parametrize("variables", [SUBMITTED, REQUEUED], ids=["submitted", "requeued"])
+def test_a_job_continues_what_it_has_begun(variables, folder, monkeypatch):
+    name, restarts = variables
+    for number in ("0", "1"):  # the first start may end before it has begun
+        set_variables(monkeypatch, **{name: "1234", restarts: number})
+        assert not is_restarted(folder, None)
+    mark_begun(folder, None)
+    assert is_restarted(folder, None)
+    set_variables(monkeypatch, **{restarts: "0"})
+    assert not is_restarted(folder, None)  # another command of the same job
+    set_variables(monkeypatch, **{name: "1235", restarts: "1"})
+    assert not is_restarted(folder, None)
+
+
+def test_a_folder_is_of_the_last_job_that_has_begun_in_it(folder, monkeypatch):
+    name, restarts = REQUEUED
+    set_variables(monkeypatch, **{name: "1234", restarts: "1"})
+    mark_begun(folder, None)
+    monkeypatch.delenv(name)
+    mark_begun(folder, None)  # a command without a launcher
+    set_variables(monkeypatch, **{name: "1234"})
+    assert not is_restarted(folder, None)
+
+
+def test_the_first_failure_is_reported(store):
+    ranks = [Failures(), Failures()]
+    for failures in ranks:
+        failures.count_in(PrefixStore("attempt", store))
+    assert [failures.add(1) for failures in ranks] == [1, 2]
+    later = Failures()
+    later.count_in(PrefixStore("another attempt", store))
+    assert later.add(1) == 1
+
+
+def test_before_they_meet_the_first_process_of_each_machine_reports(monkeypatch):
+    assert Failures().add(1) == 1
+    for rank, local_rank, count in (("0", "0", 1), ("11", "3", 2), ("8", "0", 1)):
+        set_variables(monkeypatch, **{**SRUN, "SLURM_PROCID": rank, "SLURM_LOCALID": local_rank})
+        assert Failures().add(1) == count
+        assert Failures().add(0) == 0  # of an unexpected error, all tell

@@ -88,6 +88,15 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         pass
 
 
+def test_a_lock_that_fails_is_not_taken_for_another_job(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(run_folder.fcntl, "lockf", fail)
+    with pytest.raises(UserError, match=r"cannot lock .*\.lock: Input/output error"):
+        RunFolder(tmp_path).__enter__()
+
+
 def test_evaluations_beside_a_run_have_folders_of_their_own(tmp_path):
     assert evaluation_folder(tmp_path) == tmp_path
     (tmp_path / "log.txt").touch()

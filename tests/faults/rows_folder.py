@@ -1,5 +1,6 @@
 """Faults of the run's folder: former runs in it, other jobs at work in it."""
 
+import signal
 from dataclasses import replace
 
 from tests.faults.fault import fault
@@ -101,6 +102,21 @@ def two_at_once(world):
     first.kill()
     first.wait()
     return second
+
+
+@fault(
+    done="two trainings start in one new folder; the second one is slower to load",
+    seen="has a run: continue it with --resume",
+    code=1,
+    left="checkpoints of iterations 1, 2",
+)
+def quicker_training(world):
+    slower = world.start("train")
+    slower.wait_for("has random weights")  # after it has looked for a run
+    slower.kill(signal.SIGSTOP)
+    assert world.train().code == 0
+    slower.kill(signal.SIGCONT)
+    return world.finish(slower)
 
 
 @fault(

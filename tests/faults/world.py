@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,18 @@ class World:
         """Run ``ita`` with these words to its end."""
         return self.finish(self.command(*words, **environment))
 
-    def start(self, subcommand: str, *words: object, **keys: Any) -> Command:
-        """Start ``ita train`` or ``ita evaluate`` on a tiny config."""
+    def start(
+        self,
+        subcommand: str,
+        *words: object,
+        variables: Mapping[str, object] | None = None,
+        **keys: Any,
+    ) -> Command:
+        """Start ``ita train`` or ``ita evaluate`` on a tiny config, with environment variables."""
         keys = {"OUTPUT_DIR": self.run, **SHORT, **keys}
-        return self.command(subcommand, *words, "--config-file", CONFIG, *overrides(**keys))
+        environment = {name: str(value) for name, value in (variables or {}).items()}
+        words = (subcommand, *words, "--config-file", CONFIG, *overrides(**keys))
+        return self.command(*words, **environment)
 
     def command(self, *words: object, **environment: str) -> Command:
         """Start ``ita`` with these words."""

@@ -7,17 +7,17 @@ import argparse
 
 from detectron2.config import CfgNode
 
-from ita.engine.launch.one_line import errors_in_one_line
+from ita.engine.launch.one_line import Failures, errors_in_one_line
 from ita.engine.launch.place import Main, Place
 from ita.engine.launch.slurm import slurm_place
 from ita.engine.launch.spawn import spawn
 from ita.engine.launch.torchrun import torchrun_place
 from ita.engine.launch.worker import run_worker
 
-__all__ = ["errors_in_one_line", "launch", "place_in_job", "starts_rank_0"]
+__all__ = ["Failures", "errors_in_one_line", "launch", "place_in_job", "starts_rank_0"]
 
 
-def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
+def launch(main: Main, cfg: CfgNode, args: argparse.Namespace, failures: Failures) -> int:
     """Run ``main(cfg, args)`` in every process of the job.
 
     If ``torchrun`` or ``srun`` started the processes, this process is one of them, identified by
@@ -29,6 +29,7 @@ def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
         cfg: config of the job.
         args: ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url`` of the processes to
             start; ``timeout``, in seconds, after which a process no longer waits for others.
+        failures: of the enclosing :func:`errors_in_one_line`.
 
     Returns:
         The exit code, of all processes.
@@ -38,7 +39,7 @@ def launch(main: Main, cfg: CfgNode, args: argparse.Namespace) -> int:
             did not answer in time.
     """
     if place := place_in_job(args):
-        return run_worker(main, cfg, args, place)
+        return run_worker(main, cfg, args, place, failures)
     if args.num_gpus * args.num_machines <= 1:
         return main(cfg, args) or 0
     return spawn(main, cfg, args)

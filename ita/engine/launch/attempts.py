@@ -1,4 +1,4 @@
-"""What a restarted job needs: a fresh part of the launcher's store, and whether it is one.
+"""A name for each attempt of a job, under which its processes find each other.
 
 The store of torchrun's agent outlives an attempt, with all that its processes wrote. PyTorch's
 groups read it without a name for the attempt, so that a process finds the address of a dead one
@@ -10,17 +10,12 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 
-from detectron2.utils import comm
 from torch.distributed import Store
 
-from ita.engine.launch.place import Place, join_store
 from ita.engine.launch.waiting import name_ranks
 from ita.errors import UserError
 
 _POLL_SECONDS = 0.02
-_STORE_SECONDS = 10.0
-# Key of torchrun's store, which outlives an attempt.
-_BEGUN = "ita/begun"
 
 
 def agree_on_attempt(store: Store, rank: int, world_size: int, seconds: float) -> str:
@@ -65,27 +60,3 @@ def _answer_all(store: Store, world_size: int, seconds: float) -> str:
 
 def _not_started(ranks: Sequence[int], world_size: int, seconds: float) -> str:
     return f"{name_ranks(ranks, world_size)} did not start within {seconds:g} s (--timeout)"
-
-
-def is_restarted(place: Place | None) -> bool:
-    """Whether an earlier attempt of this job has begun its run; called in every process.
-
-    Args:
-        place: place of the process in the job; None without a launcher that restarts.
-    """
-    if place is None:
-        return False
-    restarted = False
-    if comm.is_main_process():
-        restarted = place.attempt > 0 if place.hosts_store else _store(place).check([_BEGUN])
-    return any(comm.all_gather(restarted))
-
-
-def mark_begun(place: Place | None) -> None:
-    """Note that what is in the run's folder from now on is of this job; on the main process."""
-    if place is not None and not place.hosts_store:
-        _store(place).set(_BEGUN, "")
-
-
-def _store(place: Place) -> Store:
-    return join_store(place.address, place.port, _STORE_SECONDS)

@@ -3,8 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from ita.engine.launch.place import join_store
+from torch.distributed import DistNetworkError, Store
+
+from ita.engine.launch.slurm import task_on_machine
 from ita.engine.launch.torchrun import torchrun_place
 from ita.engine.run_outputs import note_error
 from ita.errors import UserError, one_line
@@ -14,50 +17,65 @@ from ita.shortages import explain
 CountFailures = Callable[[int], int]
 # Exit code once the error is reported.
 REPORTED = 1
-_STORE_SECONDS = 10.0
+
+
+class Failures:
+    """Count of a job's processes with a reported error; the first one reports it.
+
+    Before the processes have met, the first one of each machine does.
+
+    Args:
+        add: adds to the count, if the job has one already.
+    """
+
+    def __init__(self, add: CountFailures | None = None) -> None:
+        self.add = add or _add_on_machine
+
+    def count_in(self, store: Store) -> None:
+        """Count in a store of this attempt of the job from now on."""
+        self.add = partial(_add_in, store)
 
 
 @contextmanager
-def errors_in_one_line(count_failures: CountFailures | None = None) -> Iterator[None]:
+def errors_in_one_line(add: CountFailures | None = None) -> Iterator[Failures]:
     """Turn a ``UserError`` into one line on stderr, from one process of the job, and exit code 1.
 
     Later failures of other processes, caused by the loss of their peer, are not reported. Each
     process writes its error to its log file.
 
     Args:
-        count_failures: adds to the job's count; derived from the environment by default.
+        add: see :class:`Failures`.
     """
-    count_failures = count_failures or _failure_counter()
+    failures = Failures(add)
     try:
-        yield
+        yield failures
     except Exception as error:
         text = _message(error) if isinstance(error, UserError) else explain(error)
         if text:
             message = f"error: {one_line(text)}"
             note_error(message)
-            if count_failures(1) == 1:
+            if failures.add(1) == 1:
                 sys.stderr.write(f"{message}\n")
             raise SystemExit(REPORTED) from error
         note_error(f"error: {type(error).__name__}", error)
-        if count_failures(0):
+        if failures.add(0):
             raise SystemExit(REPORTED) from error
         raise
 
 
-def _failure_counter() -> CountFailures:
-    """Return a failure counter of the job, kept in the store of its launcher."""
+def _add_on_machine(more: int) -> int:
     place = torchrun_place()
-    if place is None:
-        return lambda more: more
+    local_rank = place.local_rank if place else task_on_machine()
+    return more + 1 if more and local_rank else more
 
-    def count_failures(more: int) -> int:
-        try:
-            store = join_store(place.address, place.port, _STORE_SECONDS)
-            return store.add(f"ita/failures/{place.attempt}", more)
-        except (RuntimeError, ValueError):  # no reachable store: count this process only
-            return more
 
-    return count_failures
+def _add_in(store: Store, more: int) -> int:
+    try:
+        return store.add("failures", more)
+    except DistNetworkError:  # rank 0 has hosted it, and has ended
+        return _add_on_machine(more)
+    except RuntimeError:  # it does not answer: count this process only
+        return more
 
 
 def _message(error: UserError) -> str:

@@ -25,8 +25,8 @@ class Place:
         address: host of the job's store.
         port: port of the store.
         hosts_store: whether rank 0 hosts the store, rather than the launcher.
-        attempt: how often the launcher has restarted the processes of this machine.
         option: option of the launcher with the number of processes on a machine, for messages.
+        attempt: how often the launcher, whose store outlives an attempt, has restarted the job.
     """
 
     rank: int
@@ -37,8 +37,8 @@ class Place:
     address: str
     port: int
     hosts_store: bool
-    attempt: int
     option: str
+    attempt: int = 0
 
     def open_store(self, seconds: float) -> Store:
         """Open the job's store; on rank 0, host it if the launcher does not.

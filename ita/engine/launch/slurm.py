@@ -20,7 +20,7 @@ def slurm_place(args: argparse.Namespace) -> Place | None:
         UserError: each of several tasks would start processes of its own.
     """
     variables = os.environ
-    tasks = int(variables.get("SLURM_STEP_NUM_TASKS", "1"))
+    tasks = _number_of_tasks()
     if tasks <= 1 or args.num_machines > 1:
         return None
     if args.num_gpus > 1:
@@ -28,7 +28,7 @@ def slurm_place(args: argparse.Namespace) -> Place | None:
             f"srun started {tasks} tasks, each with --num-gpus {args.num_gpus}; use one task for "
             "each GPU without --num-gpus, or one for each machine with --num-machines too"
         )
-    local_rank = int(variables["SLURM_LOCALID"])
+    local_rank = task_on_machine()
     has_own_gpu = bool({"SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK"} & variables.keys())
     step = int(variables["SLURM_JOB_ID"]) * 31 + int(variables["SLURM_STEP_ID"])
     return Place(
@@ -40,9 +40,17 @@ def slurm_place(args: argparse.Namespace) -> Place | None:
         address=variables.get("MASTER_ADDR") or first_host(variables["SLURM_STEP_NODELIST"]),
         port=int(variables.get("MASTER_PORT") or _FIRST_PORT + step % _PORTS),
         hosts_store=True,
-        attempt=int(variables.get("SLURM_RESTART_COUNT", "0")),
         option="srun --ntasks-per-node",
     )
+
+
+def task_on_machine() -> int:
+    """Number of this task among those that ``srun`` started on this machine; 0 for a single one."""
+    return int(os.environ.get("SLURM_LOCALID", "0")) if _number_of_tasks() > 1 else 0
+
+
+def _number_of_tasks() -> int:
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def first_host(nodes: str) -> str:

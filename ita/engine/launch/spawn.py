@@ -96,7 +96,6 @@ def _run_spawned(
         address=address[0],
         port=address[1],
         hosts_store=True,
-        attempt=0,
         option="--num-gpus",
     )
     try:

@@ -21,6 +21,6 @@ def torchrun_place() -> Place | None:
         address=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
         hosts_store=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
         option="torchrun --nproc-per-node",
+        attempt=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )

@@ -10,20 +10,31 @@ from torch import distributed
 from torch.distributed import PrefixStore
 
 from ita.engine.launch.attempts import agree_on_attempt
+from ita.engine.launch.one_line import Failures
 from ita.engine.launch.place import Main, Place
 from ita.engine.launch.waiting import lost_ranks_named, open_store
 from ita.errors import UserError
 
 
-def run_worker(main: Main, cfg: CfgNode, args: argparse.Namespace, place: Place) -> int:
+def run_worker(
+    main: Main,
+    cfg: CfgNode,
+    args: argparse.Namespace,
+    place: Place,
+    failures: Failures | None = None,
+) -> int:
     """Run a process that a launcher started; see :func:`ita.engine.launch.launch`."""
     on_gpu = uses_gpu(cfg) and torch.cuda.is_available()
     if on_gpu:
         require_gpus(place.device + place.local_size - place.local_rank, place.option)
         torch.cuda.set_device(place.device)
     store = open_store(place, args.timeout)
+    if failures:
+        failures.count_in(PrefixStore(f"ita/start/{place.attempt}", store))
     attempt = agree_on_attempt(store, place.rank, place.world_size, args.timeout)
     store = PrefixStore(f"ita/{attempt}", store)
+    if failures:
+        failures.count_in(store)
     with lost_ranks_named(store, place, args.timeout):
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",

@@ -1,0 +1,137 @@
+"""Faults of the tasks of a job of SLURM, which its variables stand for."""
+
+import shutil
+import socket
+from dataclasses import replace
+
+from tests.faults.fault import fault
+
+LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
+EVALUATED = {"DATASETS__TEST": ("toy_val",), "TEST__REPORT": False, "TEST__NUM_PICTURES": 0}
+
+
+def srun(world, *keys_of_tasks):
+    """Run ``ita train`` in tasks as srun starts them, each with keys and words of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    number = len(keys_of_tasks)
+    job = {
+        "SLURM_JOB_ID": 7,
+        "SLURM_STEP_ID": 0,
+        "SLURM_STEP_NUM_TASKS": number,
+        "SLURM_STEP_TASKS_PER_NODE": number,
+        "SLURM_STEP_NODELIST": "localhost",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    commands = []
+    for rank, keys in enumerate(keys_of_tasks):
+        variables = {**job, "SLURM_PROCID": rank, "SLURM_LOCALID": rank}
+        words = keys.get("words", ())
+        keys = {key: value for key, value in keys.items() if key != "words"}
+        commands.append(world.start("train", *words, variables=variables, **keys))
+    outcomes = [world.finish(command) for command in commands]
+    return replace(
+        outcomes[0],
+        code=max(outcome.code for outcome in outcomes),
+        output="".join(outcome.output for outcome in outcomes),
+        errors="".join(outcome.errors for outcome in outcomes),
+    )
+
+
+@fault(
+    done="two tasks of srun: the data are missing",
+    seen="error: data set toy_train not found",
+    code=1,
+    left="nothing",
+)
+def tasks_without_data(world):
+    empty = world.folder / "empty"
+    empty.mkdir()
+    return srun(replace(world, scenes=empty), {}, {})
+
+
+@fault(
+    done="two tasks of srun: a config key is unknown",
+    seen="error: ",
+    code=1,
+    left="nothing",
+)
+def tasks_with_an_unknown_key(world):
+    return srun(world, {"SOLVER__LR": 1}, {"SOLVER__LR": 1})
+
+
+@fault(
+    done="two tasks of srun: a bad test image of the second one, in an evaluation of the training",
+    seen="000003.jpg: it is damaged",
+    code=1,
+    left="checkpoints of iterations 2; the first one's log names the image",
+)
+def task_with_a_bad_test_image(world):
+    scenes = world.folder / "scenes"
+    shutil.copytree(world.scenes, scenes)
+    (scenes / "toy" / "toy_val" / "000003.jpg").write_bytes(b"no image")
+    keys = {**LONG, **EVALUATED, "TEST__EVAL_PERIOD": 2}
+    outcome = srun(replace(world, scenes=scenes), keys, keys)
+    last = (world.run / "log.txt").read_text().splitlines()[-1]
+    named = "the first one's log names the image" if "000003.jpg" in last else last
+    return replace(outcome, left=f"{outcome.left}; {named}")
+
+
+@fault(
+    done="two tasks of srun on machines that do not share OUTPUT_DIR, --resume",
+    seen="rank 1 of 2 cannot see",
+    code=1,
+    left="checkpoints of iterations 1, 2",
+)
+def tasks_without_a_shared_folder(world):
+    assert world.train().code == 0
+    resume = {"words": ("--resume",)}
+    return srun(world, resume, {**resume, "OUTPUT_DIR": world.folder / "of_its_own"})
+
+
+def requeued(world, job, restarts):
+    """Stop a training of job 7; start a job with --overwrite; return what becomes of it."""
+    first = world.start("train", **LONG, variables={"SLURM_JOB_ID": 7})
+    first.wait_for("iter 20/")
+    first.kill(15)
+    first.wait()
+    (path,) = world.run.glob("model_*.pth")
+    finished = int(path.stem.removeprefix("model_")) + 1
+    variables = {"SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": restarts}
+    keys = {"SOLVER__MAX_ITER": finished + 1, "SOLVER__CHECKPOINT_PERIOD": 0}
+    outcome = world.start("train", "--overwrite", **keys, variables=variables)
+    done = world.finish(outcome)
+    goes_on = f"Training from iteration {finished} to" in done.output
+    return replace(done, left="goes on where it stopped" if goes_on else "begun anew")
+
+
+@fault(
+    done="a job of SLURM with --overwrite is pre-empted and queued again",
+    seen="restarted by the launcher: continuing the run",
+    code=0,
+    left="goes on where it stopped",
+)
+def requeued_job(world):
+    return requeued(world, 7, 1)
+
+
+@fault(
+    done="a job of SLURM with --overwrite, queued again before its first step, in another's folder",
+    seen="Training from iteration 0",
+    code=0,
+    left="begun anew",
+)
+def requeued_before_the_start(world):
+    return requeued(world, 8, 1)
+
+
+@fault(
+    done="--overwrite for the second time in an interactive job of SLURM",
+    seen="Training from iteration 0",
+    code=0,
+    left="begun anew",
+)
+def overwritten_in_one_job(world):
+    return requeued(world, 7, 0)
