@@ -30,15 +30,21 @@ def killed_rank(world):
     return disturbed(world, signal.SIGKILL)
 
 
-@fault(
-    done="a process of --num-gpus 2 hangs (SIGSTOP)",
-    seen="error: rank 1 of 2 died or did nothing for 10 s (--timeout); --resume continues",
-    code=1,
-    left="a log",
-    slow=True,
-)
-def hanging_rank(world):
-    return disturbed(world, signal.SIGSTOP)
+def hanging_row(rank):
+    """A row in which a process stops for ever."""
+    declare = fault(
+        done=f"process {rank} of --num-gpus 2 hangs (SIGSTOP)",
+        seen=f"error: rank {rank} of 2 died or did nothing for 10 s (--timeout); --resume "
+        "continues",
+        code=1,
+        left="a log",
+        slow=True,
+    )
+    return declare(lambda world: disturbed(world, signal.SIGSTOP, rank))
+
+
+hanging_first_rank = hanging_row(0)
+hanging_rank = hanging_row(1)
 
 
 @fault(

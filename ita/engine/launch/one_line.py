@@ -9,6 +9,7 @@ from torch.distributed import DistNetworkError, Store
 
 from ita.engine.launch.slurm import task_on_machine
 from ita.engine.launch.torchrun import torchrun_place
+from ita.engine.launch.waiting import within
 from ita.engine.run_outputs import note_error
 from ita.errors import UserError, one_line
 from ita.shortages import explain
@@ -17,6 +18,7 @@ from ita.shortages import explain
 CountFailures = Callable[[int], int]
 # Exit code once the error is reported.
 REPORTED = 1
+_ANSWER_SECONDS = 5.0
 
 
 class Failures:
@@ -70,12 +72,13 @@ def _add_on_machine(more: int) -> int:
 
 
 def _add_in(store: Store, more: int) -> int:
-    try:
-        return store.add("failures", more)
-    except DistNetworkError:  # rank 0 has hosted it, and has ended
-        return _add_on_machine(more)
-    except RuntimeError:  # it does not answer: count this process only
-        return more
+    def add() -> int:
+        try:
+            return store.add("failures", more)
+        except DistNetworkError:  # rank 0 has hosted it, and has ended
+            return _add_on_machine(more)
+
+    return within(_ANSWER_SECONDS, add, more)
 
 
 def _message(error: UserError) -> str:

@@ -1,9 +1,11 @@
 """Limits of waiting for other processes, and messages that name the ranks that did not come."""
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 from torch.distributed import DistError, Store
 
@@ -13,6 +15,7 @@ from ita.errors import UserError, reason_of
 # How long a rank waits for the others to notice a failure too.
 ROLL_CALL_SECONDS = 5.0
 _MAX_NAMED = 8
+Answer = TypeVar("Answer")
 
 
 def open_store(place: Place, seconds: float) -> Store:
@@ -67,16 +70,33 @@ def lost_ranks_named(store: Store, place: Place, timeout: float) -> Iterator[Non
         raise UserError(f"{message}; --resume continues: {reason}") from error
 
 
+def within(seconds: float, ask: Callable[[], Answer], default: Answer) -> Answer:
+    """Ask a store; after so many seconds, or if its host has ended, return the default.
+
+    A store does not answer, and its own time-out does not end the wait, if its host is stopped.
+    """
+    answers = [default]
+
+    def answer() -> None:
+        with suppress(RuntimeError):
+            answers.append(ask())
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[-1]
+
+
 def _call_roll(store: Store, place: Place) -> list[int]:
     """Return the ranks that have not noticed the failure; rank 0 if its store does not answer."""
+    return within(2 * ROLL_CALL_SECONDS, partial(_lost_ranks, store, place), [0])
+
+
+def _lost_ranks(store: Store, place: Place) -> list[int]:
     deadline = time.monotonic() + ROLL_CALL_SECONDS
-    try:
-        store.set_timeout(timedelta(seconds=ROLL_CALL_SECONDS))
-        store.set(f"present/{place.rank}", "")
-        while True:
-            lost = [r for r in range(place.world_size) if not store.check([f"present/{r}"])]
-            if not lost or time.monotonic() > deadline:
-                return lost
-            time.sleep(0.1)
-    except RuntimeError:
-        return [0]
+    store.set(f"present/{place.rank}", "")
+    while True:
+        lost = [r for r in range(place.world_size) if not store.check([f"present/{r}"])]
+        if not lost or time.monotonic() > deadline:
+            return lost
+        time.sleep(0.1)
