@@ -23,6 +23,8 @@ SLURM, LOCAL = "slurm", "local"
 MAX_TIMEOUTS = 100
 # Variables of torchrun with the name of the job and how often it was started again.
 RUN_ID, RESTARTS = "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"
+# Start of the name of a submitted job.
+SUBMITTED = "submitit "
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class TrainingJob:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        job = {RUN_ID: f"submitit {JobEnvironment().job_id}", RESTARTS: str(self.restarts)}
+        job = {RUN_ID: f"{SUBMITTED}{JobEnvironment().job_id}", RESTARTS: str(self.restarts)}
         self._child = subprocess.Popen(
             [sys.executable, "-m", "ita", "train", *self.words],
             env={**os.environ, **job},

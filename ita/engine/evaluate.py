@@ -48,6 +48,10 @@ LESS_MEMORY = (
 )
 
 
+class FailedTogether(UserError):
+    """An image cannot be used; raised in all processes of a job."""
+
+
 @dataclass(frozen=True)
 class TestSet:
     """A data set to evaluate on: name, class list and this process's share of the images."""
@@ -206,15 +210,16 @@ def _errors_of_all() -> Iterator[Callable[[], None]]:
         nonlocal met
         met = True
         if problem := next(filter(None, comm.all_gather(problem)), ""):
-            raise UserError(problem)
+            raise FailedTogether(problem)
 
     try:
         yield meet
     except UserError as error:
-        if not met:
-            with suppress(UserError, RuntimeError):  # also if another process has died meanwhile
-                meet(str(error))
-        raise
+        if met:
+            raise
+        with suppress(UserError, RuntimeError):  # also if another process has died meanwhile
+            meet(str(error))
+        raise FailedTogether(str(error)) from error.__cause__
 
 
 def _segment_named(segmenter: Segmenter, records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from ita.files import PARTIAL_SUFFIX
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-# Names of the job that writes to the folder, one on each line.
+# Names of the job that writes to the folder, one on each line, with the number of restarts.
 JOB = ".job"
 # Subfolder for results of ``--eval-only`` beside those of a run; "-2", "-3", ... for further ones.
 EVALUATION = "evaluation"

@@ -78,7 +78,7 @@ class OptimizerStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.skipped = 0
         self.nonfinite = nonfinite or NonFiniteSteps()
-        # Iteration of the last update, all or some of which has been done.
+        # Last iteration whose update may have begun; -1 for none.
         self.begun = -1
         self._device = device
         self._dtype = dtype

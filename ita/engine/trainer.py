@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from ita.data.loaders import RecordLoader, build_train_loader
 from ita.engine.best import BestCheckpoint, check_best_metric
 from ita.engine.checkpointer import Checkpointer
-from ita.engine.evaluate import evaluate
+from ita.engine.evaluate import FailedTogether, evaluate
 from ita.engine.feed import Feed
 from ita.engine.hooks import PeriodicCheckpoints, SkippedImages, Throughput
 from ita.engine.loading import source_of_list
@@ -374,6 +374,10 @@ class Trainer(TrainerBase):
                 last=last,
                 failing_together=True,
             )
+        except FailedTogether:
+            self._save_before_evaluation()
+            comm.synchronize()  # the end of a process ends the others, one of which saves
+            raise
         except Exception:
             self._save_before_evaluation()
             raise

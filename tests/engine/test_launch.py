@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 
-from ita.engine.launch import Failures, place_in_job, starts_rank_0, waiting
+from ita.engine.launch import Failures, one_line, place_in_job, starts_rank_0, waiting
 from ita.engine.launch.attempts import agree_on_attempt
 from ita.engine.launch.place import Place
 from ita.engine.launch.restarts import is_restarted, mark_begun
@@ -178,37 +178,54 @@ def test_torchrun_continues_what_it_has_begun(folder, store):
 def test_a_job_continues_what_it_has_begun(variables, folder, monkeypatch):
     name, restarts = variables
     for number in ("0", "1"):  # the first start may end before it has begun
-        set_variables(monkeypatch, **{name: "1234", restarts: number})
+        set_variables(monkeypatch, **{name: "submitit 1234", restarts: number})
         assert not is_restarted(folder, None)
     mark_begun(folder, None)
+    assert not is_restarted(folder, None)  # another command of the same start
+    set_variables(monkeypatch, **{restarts: "2"})
     assert is_restarted(folder, None)
-    set_variables(monkeypatch, **{restarts: "0"})
-    assert not is_restarted(folder, None)  # another command of the same job
-    set_variables(monkeypatch, **{name: "1235", restarts: "1"})
+    set_variables(monkeypatch, **{name: "submitit 1235"})
     assert not is_restarted(folder, None)
 
 
 def test_a_folder_is_of_the_last_job_that_has_begun_in_it(folder, monkeypatch):
     name, restarts = REQUEUED
-    set_variables(monkeypatch, **{name: "1234", restarts: "1"})
+    set_variables(monkeypatch, **{name: "1234", restarts: "0"})
     mark_begun(folder, None)
     monkeypatch.delenv(name)
     mark_begun(folder, None)  # a command without a launcher
-    set_variables(monkeypatch, **{name: "1234"})
+    set_variables(monkeypatch, **{name: "1234", restarts: "1"})
     assert not is_restarted(folder, None)
 
 
 def test_the_first_failure_is_reported(store):
     ranks = [Failures(), Failures()]
-    for failures in ranks:
-        failures.count_in(PrefixStore("attempt", store))
+    for rank, failures in enumerate(ranks):
+        failures.count_in(PrefixStore("attempt", store), place_of(store, rank))
     assert [failures.add(1) for failures in ranks] == [1, 2]
     later = Failures()
-    later.count_in(PrefixStore("another attempt", store))
+    later.count_in(PrefixStore("another attempt", store), place_of(store))
     assert later.add(1) == 1
 
 
+def test_without_rank_0_and_its_store_one_process_of_each_machine_reports():
+    lost = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=10))
+    joined = TCPStore("127.0.0.1", lost.port, timeout=timedelta(seconds=10))
+    places = [
+        place_of(lost, rank, local_rank=rank % 4, local_size=4, world_size=8, hosts_store=True)
+        for rank in range(1, 8)
+    ]
+    del lost
+    counts = {}
+    for place in places:
+        failures = Failures()
+        failures.count_in(joined, place)
+        counts[place.rank] = failures.add(1)
+    assert [rank for rank, count in counts.items() if count == 1] == [1, 4]
+
+
 def test_before_they_meet_the_first_process_of_each_machine_reports(monkeypatch):
+    monkeypatch.setattr(one_line, "_SECONDS_TO_REPORT", 0.0)
     assert Failures().add(1) == 1
     for rank, local_rank, count in (("0", "0", 1), ("11", "3", 2), ("8", "0", 1)):
         set_variables(monkeypatch, **{**SRUN, "SLURM_PROCID": rank, "SLURM_LOCALID": local_rank})

@@ -10,6 +10,7 @@ from torch import nn
 
 from ita.data.registration import class_list_for
 from ita.engine.setup import seed_process
+from ita.engine.step import OptimizerStep
 from ita.engine.trainer import Trainer
 from ita.engine.training_parts import scale_to_world
 from ita.errors import UserError
@@ -249,6 +250,28 @@ def diverging(trainer, steps):
             losses["loss_mask_0"] = losses["loss_mask_0"] * float("nan")
 
     trainer.model.criterion.register_forward_hook(diverge)
+
+
+@pytest.mark.parametrize("updated", [False, True])
+def test_a_checkpoint_has_weights_and_schedule_of_one_step(updated, tiny_config, tmp_path):
+    """A worker may be killed at any moment, also between the two."""
+    keys = {"SOLVER__MAX_ITER": 5, "SOLVER__CHECKPOINT_PERIOD": 0, "DATASETS__TEST": ()}
+    trainer = Trainer(tiny_config(**keys))
+
+    class Killed(OptimizerStep):
+        def __call__(self, batches, *, iteration, **more):
+            done = None
+            if updated or iteration < 2:
+                done = super().__call__(batches, iteration=iteration, **more)
+            if iteration == 2:
+                raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+            return done
+
+    trainer.step.__class__ = Killed
+    with pytest.raises(UserError, match="a data loader worker was killed"):
+        trainer.train()
+    saved = [path.name for path in (tmp_path / "run").glob("*.pth")]
+    assert saved == ([] if updated else ["model_0000001.pth"])
 
 
 def test_divergence_ends_training_in_one_line(tiny_config, tmp_path):

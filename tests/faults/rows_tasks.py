@@ -1,6 +1,7 @@
 """Faults of the tasks of a job of SLURM, which its variables stand for."""
 
 import shutil
+import signal
 import socket
 from dataclasses import replace
 
@@ -12,6 +13,11 @@ EVALUATED = {"DATASETS__TEST": ("toy_val",), "TEST__REPORT": False, "TEST__NUM_P
 
 def srun(world, *keys_of_tasks):
     """Run ``ita train`` in tasks as srun starts them, each with keys and words of its own."""
+    return joined(world, started(world, *keys_of_tasks))
+
+
+def started(world, *keys_of_tasks):
+    """Start these tasks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,6 +37,11 @@ def srun(world, *keys_of_tasks):
         words = keys.get("words", ())
         keys = {key: value for key, value in keys.items() if key != "words"}
         commands.append(world.start("train", *words, variables=variables, **keys))
+    return commands
+
+
+def joined(world, commands):
+    """Wait for all tasks; join their outputs."""
     outcomes = [world.finish(command) for command in commands]
     return replace(
         outcomes[0],
@@ -54,7 +65,7 @@ def tasks_without_data(world):
 
 @fault(
     done="two tasks of srun: a config key is unknown",
-    seen="error: ",
+    seen="error: unknown config key SOLVER.LR",
     code=1,
     left="nothing",
 )
@@ -91,11 +102,41 @@ def tasks_without_a_shared_folder(world):
     return srun(world, resume, {**resume, "OUTPUT_DIR": world.folder / "of_its_own"})
 
 
+def disturbed(world, number):
+    """Send a signal to the first of two tasks, which hosts the store, in a training."""
+    keys = {**LONG, "words": ("--timeout", "5")}
+    commands = started(world, keys, keys)
+    commands[0].wait_for("iter 20/")
+    commands[0].kill(number)
+    outcome = world.finish(commands[1])
+    if number != signal.SIGKILL:
+        commands[0].kill(signal.SIGKILL)
+    commands[0].wait()
+    return outcome
+
+
+def lost_task(done, number):
+    """A row in which the first task is lost, and the second one says so."""
+    declare = fault(
+        done=f"two tasks of srun: {done}",
+        seen="error: rank 0 of 2 died or did nothing for 5 s (--timeout); --resume continues",
+        code=1,
+        left="a log",
+        slow=True,
+        any_number_of_lines=True,  # PyTorch's store writes a backtrace when its host is gone
+    )
+    return declare(lambda world: disturbed(world, number))
+
+
+killed_first_task = lost_task("kill -9 of the first", signal.SIGKILL)
+hanging_first_task = lost_task("the first hangs (SIGSTOP)", signal.SIGSTOP)
+
+
 def requeued(world, job, restarts):
     """Stop a training of job 7; start a job with --overwrite; return what becomes of it."""
     first = world.start("train", **LONG, variables={"SLURM_JOB_ID": 7})
     first.wait_for("iter 20/")
-    first.kill(15)
+    first.kill(signal.SIGTERM)
     first.wait()
     (path,) = world.run.glob("model_*.pth")
     finished = int(path.stem.removeprefix("model_")) + 1

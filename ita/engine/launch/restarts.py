@@ -11,7 +11,7 @@ from ita.engine.launch.place import Place, join_store
 from ita.engine.run_folder import JOB
 from ita.errors import UserError, reason_of
 from ita.files import write_atomically
-from ita.submission import RESTARTS, RUN_ID
+from ita.submission import RESTARTS, RUN_ID, SUBMITTED
 
 # Key of torchrun's store, which lives as long as the job, with a name of it.
 _NAME = "ita/job"
@@ -28,7 +28,10 @@ def is_restarted(folder: Path, place: Place | None) -> bool:
     restarted = False
     if comm.is_main_process():
         begun = _read(folder / JOB)
-        restarted = any(again and name in begun for name, again in _names(place))
+        restarted = any(
+            name in begun and (restarts is None or begun[name] < restarts)
+            for name, restarts in _names(place)
+        )
     return any(comm.all_gather(restarted))
 
 
@@ -38,30 +41,34 @@ def mark_begun(folder: Path, place: Place | None) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    names = "".join(f"{name}\n" for name, _ in _names(place))
+    names = "".join(f"{name} {restarts or 0}\n" for name, restarts in _names(place))
     if names or (folder / JOB).exists():
         write_atomically(folder / JOB, names.encode())
 
 
-def _names(place: Place | None) -> Iterator[tuple[str, bool]]:
-    """Yield names of this job, and whether an earlier start may have had the name.
+def _names(place: Place | None) -> Iterator[tuple[str, int | None]]:
+    """Yield names of this job, and how often it was started again.
 
-    Several commands in one job of SLURM have the same name, so that its restarts decide.
+    Several commands in one job of SLURM have the same name, and one start of it. None stands for a
+    name that one command has.
     """
     if place is not None and not place.hosts_store:
         store = join_store(place.address, place.port, _STORE_SECONDS)
-        yield f"torchrun {store.compare_set(_NAME, '', uuid.uuid4().hex).decode()}", True
-    elif RUN_ID in os.environ:
-        yield f"run {os.environ[RUN_ID]}", int(os.environ.get(RESTARTS, "0")) > 0
+        yield f"torchrun {store.compare_set(_NAME, '', uuid.uuid4().hex).decode()}", None
+    elif (name := os.environ.get(RUN_ID, "")).startswith(SUBMITTED):
+        yield name, int(os.environ.get(RESTARTS, "0"))
     if "SLURM_JOB_ID" in os.environ:
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        yield f"slurm {os.environ['SLURM_JOB_ID']}", restarts > 0
+        yield f"slurm {os.environ['SLURM_JOB_ID']}", restarts
 
 
-def _read(path: Path) -> list[str]:
+def _read(path: Path) -> dict[str, int]:
+    """Read names with the number of restarts; lines that are damaged are left out."""
     try:
-        return path.read_text(errors="replace").splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {reason_of(error)}") from error
+    parts = [line.rpartition(" ") for line in lines]
+    return {name: int(restarts) for name, _, restarts in parts if restarts.isdecimal()}

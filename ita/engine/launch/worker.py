@@ -1,6 +1,7 @@
 """A process of a job: joins the others, runs, and leaves with them."""
 
 import argparse
+import signal
 from datetime import timedelta
 
 import torch
@@ -28,13 +29,15 @@ def run_worker(
     if on_gpu:
         require_gpus(place.device + place.local_size - place.local_rank, place.option)
         torch.cuda.set_device(place.device)
+    if failures:
+        failures.count_alone()  # it may be that rank 0 is not there
     store = open_store(place, args.timeout)
     if failures:
-        failures.count_in(PrefixStore(f"ita/start/{place.attempt}", store))
+        failures.count_in(PrefixStore(f"ita/start/{place.attempt}", store), place)
     attempt = agree_on_attempt(store, place.rank, place.world_size, args.timeout)
     store = PrefixStore(f"ita/{attempt}", store)
     if failures:
-        failures.count_in(store)
+        failures.count_in(store, place)
     with lost_ranks_named(store, place, args.timeout):
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo",
@@ -52,6 +55,8 @@ def run_worker(
 def leave() -> None:
     """Leave the job; rank 0 may host its store, so no process leaves before all are done."""
     comm.synchronize()
+    # srun stops the other tasks at the first exit code that is not 0, such as that of a stop.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     distributed.destroy_process_group()
 
 
