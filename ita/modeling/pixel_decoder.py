@@ -198,14 +198,14 @@ class PixelDecoder(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
         """Encode a feature pyramid.
 
-        Under mixed precision, training and evaluation in float16, with its narrow range, stay in
-        float32; evaluation in bfloat16 does, too, for the sampling.
+        Under mixed precision in float16, with its narrow range, all stays in float32; in bfloat16,
+        the sampling does.
 
         Args:
             features: res2 ... res5, [B, C, H / s, W / s] with strides s of 4, 8, 16, 32.
         """
         device = features[FINEST].device.type
-        mixed = torch.is_autocast_enabled(device) and not self.training
+        mixed = torch.is_autocast_enabled(device)
         mixed = mixed and torch.get_autocast_dtype(device) == torch.bfloat16
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
             features = {name: features[name].float() for name in (*LEVELS, FINEST)}

@@ -192,40 +192,45 @@ def test_initial_weights():
     assert layer.feed_forward.linear1.out_features == 1024
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_training_is_float32_under_mixed_precision(dtype):
-    decoder, types = make_decoder(), set()
-    for module in decoder.modules():
-        module.register_forward_hook(
-            lambda _, __, out: types.add(out.dtype) if isinstance(out, torch.Tensor) else None
-        )
-    pyramid = {name: feature.to(dtype) for name, feature in make_pyramid().items()}
-    expected = decoder({name: feature.float() for name, feature in pyramid.items()})
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = decoder(pyramid)
-    assert types == {torch.float32}
-    assert torch.equal(ours.mask_features, expected.mask_features)
-
-
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@torch.no_grad()
-def test_evaluation_in_low_precision(dtype, monkeypatch):
-    decoder, sampled = make_decoder().eval(), []
+def test_mixed_precision(dtype, training, monkeypatch):
+    decoder, sampled = make_decoder().train(training), []
 
     def recorded(value, shapes, locations, weights):
         sampled.extend([value.dtype, locations.dtype, weights.dtype])
         return deformable_attention(value, shapes, locations, weights)
 
     monkeypatch.setattr("ita.modeling.pixel_decoder.deformable_attention", recorded)
-    expected = decoder(make_pyramid())
+    pyramid = {name: feature.to(dtype) for name, feature in make_pyramid().items()}
+    expected = decoder({name: feature.float() for name, feature in pyramid.items()})
     with torch.autocast("cpu", dtype):
-        ours = decoder(make_pyramid())
+        ours = decoder(pyramid)
     rounded = dtype == torch.bfloat16  # the range of float16 may be too small
     assert (ours.mask_features.dtype == dtype) == rounded
     assert set(sampled) == {torch.float32}
     for one, other in zip((*ours.levels, ours[1]), (*expected.levels, expected[1]), strict=True):
         error = (one.float() - other).norm() / other.norm()
         assert (0 < error < 0.01) if rounded else error == 0
+
+
+def test_gradients_in_bfloat16_are_those_of_float32():
+    gradients = []
+    for enabled in (False, True):
+        decoder = make_decoder()
+        torch.manual_seed(0)
+        for parameter in decoder.parameters():  # some matrices start at 0 and stop gradients
+            nn.init.normal_(parameter, std=0.1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            levels, mask_features = decoder(make_pyramid())
+        torch.manual_seed(1)
+        sum((x * torch.randn(x.shape)).sum() for x in (*levels, mask_features)).backward()
+        gradients.append({name: p.grad for name, p in decoder.named_parameters()})
+    exact, rounded = gradients
+    for name, gradient in exact.items():
+        assert rounded[name].dtype == torch.float32
+        cosine = (rounded[name] * gradient).sum() / rounded[name].norm() / gradient.norm()
+        assert cosine > 0.99, name
 
 
 def test_every_parameter_gets_a_gradient():
