@@ -4,9 +4,7 @@ import signal
 from dataclasses import replace
 
 from tests.faults.fault import fault
-
-EVALUATED = {"DATASETS__TEST": ("toy_val",), "TEST__REPORT": False, "TEST__NUM_PICTURES": 0}
-LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
+from tests.faults.world import EVALUATED, LONG
 
 
 @fault(

@@ -4,8 +4,7 @@ import signal
 from dataclasses import replace
 
 from tests.faults.fault import fault
-
-LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
+from tests.faults.world import LONG, steps_saved
 
 
 def stopped(world, number, **keys):
@@ -14,8 +13,7 @@ def stopped(world, number, **keys):
     command.wait_for("iter 20/")
     command.kill(number)
     outcome = world.finish(command)
-    (path,) = world.run.glob("model_*.pth")
-    finished = int(path.stem.removeprefix("model_")) + 1
+    finished = steps_saved(world.run)
     more = world.train("--resume", SOLVER__MAX_ITER=finished + 1, SOLVER__CHECKPOINT_PERIOD=0)
     goes_on = f"Training from iteration {finished} to {finished + 1}" in more.output
     return replace(outcome, left="goes on where it stopped" if goes_on else more.output)

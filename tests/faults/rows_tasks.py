@@ -6,9 +6,7 @@ import socket
 from dataclasses import replace
 
 from tests.faults.fault import fault
-
-LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
-EVALUATED = {"DATASETS__TEST": ("toy_val",), "TEST__REPORT": False, "TEST__NUM_PICTURES": 0}
+from tests.faults.world import EVALUATED, LONG, steps_saved
 
 
 def srun(world, *keys_of_tasks):
@@ -102,6 +100,19 @@ def tasks_without_a_shared_folder(world):
     return srun(world, resume, {**resume, "OUTPUT_DIR": world.folder / "of_its_own"})
 
 
+@fault(
+    done="two tasks of srun: an error of the first one alone",
+    seen="error: --overwrite would remove MODEL.WEIGHTS",
+    code=1,
+    left="checkpoints of iterations 1, 2",
+    any_number_of_lines=True,  # the second one, which loses its peer and the store, says so
+)
+def task_with_an_error_of_its_own(world):
+    assert world.train().code == 0
+    keys = {"words": ("--overwrite",), "MODEL__WEIGHTS": world.run / "model_final.pth"}
+    return srun(world, keys, keys)
+
+
 def disturbed(world, number):
     """Send a signal to the first of two tasks, which hosts the store, in a training."""
     keys = {**LONG, "words": ("--timeout", "5")}
@@ -138,41 +149,40 @@ def requeued(world, job, restarts):
     first.wait_for("iter 20/")
     first.kill(signal.SIGTERM)
     first.wait()
-    (path,) = world.run.glob("model_*.pth")
-    finished = int(path.stem.removeprefix("model_")) + 1
+    finished = steps_saved(world.run)
     variables = {"SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": restarts}
     keys = {"SOLVER__MAX_ITER": finished + 1, "SOLVER__CHECKPOINT_PERIOD": 0}
-    outcome = world.start("train", "--overwrite", **keys, variables=variables)
-    done = world.finish(outcome)
+    done = world.finish(world.start("train", "--overwrite", **keys, variables=variables))
     goes_on = f"Training from iteration {finished} to" in done.output
     return replace(done, left="goes on where it stopped" if goes_on else "begun anew")
 
 
-@fault(
-    done="a job of SLURM with --overwrite is pre-empted and queued again",
-    seen="restarted by the launcher: continuing the run",
-    code=0,
-    left="goes on where it stopped",
+def requeue_row(done, *, job, restarts, goes_on):
+    """A row in which a job with --overwrite starts in the folder of job 7."""
+    declare = fault(
+        done=done,
+        seen="restarted by the launcher: continuing" if goes_on else "Training from iteration 0",
+        code=0,
+        left="goes on where it stopped" if goes_on else "begun anew",
+    )
+    return declare(lambda world: requeued(world, job, restarts))
+
+
+requeued_job = requeue_row(
+    "a job of SLURM with --overwrite is pre-empted and queued again",
+    job=7,
+    restarts=1,
+    goes_on=True,
 )
-def requeued_job(world):
-    return requeued(world, 7, 1)
-
-
-@fault(
-    done="a job of SLURM with --overwrite, queued again before its first step, in another's folder",
-    seen="Training from iteration 0",
-    code=0,
-    left="begun anew",
+requeued_before_the_start = requeue_row(
+    "a job of SLURM with --overwrite, queued again before its first step, in another's folder",
+    job=8,
+    restarts=1,
+    goes_on=False,
 )
-def requeued_before_the_start(world):
-    return requeued(world, 8, 1)
-
-
-@fault(
-    done="--overwrite for the second time in an interactive job of SLURM",
-    seen="Training from iteration 0",
-    code=0,
-    left="begun anew",
+overwritten_in_one_job = requeue_row(
+    "--overwrite for the second time in an interactive job of SLURM",
+    job=7,
+    restarts=0,
+    goes_on=False,
 )
-def overwritten_in_one_job(world):
-    return requeued(world, 7, 0)

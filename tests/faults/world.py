@@ -15,6 +15,10 @@ from tests.faults.process import Command
 
 # Training of a second: two iterations with a checkpoint after each, and no evaluation.
 SHORT = {"SOLVER__MAX_ITER": 2, "SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": ()}
+# Training without an end, without checkpoints before it.
+LONG = {"SOLVER__MAX_ITER": 100_000, "SOLVER__CHECKPOINT_PERIOD": 0}
+# Short evaluations.
+EVALUATED = {"DATASETS__TEST": ("toy_val",), "TEST__REPORT": False, "TEST__NUM_PICTURES": 0}
 # Files of a run that describe it.
 REPORTED = ("nonfinite_*.json",)
 
@@ -85,6 +89,12 @@ class World:
         """Wait for the end of a command."""
         code = command.wait()
         return Outcome(code, command.output, command.errors, describe(folder or self.run))
+
+
+def steps_saved(run: Path) -> int:
+    """Iterations of the only checkpoint of a run."""
+    (path,) = run.glob("model_*.pth")
+    return int(path.stem.removeprefix("model_")) + 1
 
 
 def describe(folder: Path) -> str:

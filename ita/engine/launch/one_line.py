@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from torch import distributed
 from torch.distributed import Store
 
 from ita.engine.launch.place import Place
 from ita.engine.launch.slurm import task_on_machine
 from ita.engine.launch.torchrun import torchrun_place
-from ita.engine.launch.waiting import ROLL_CALL_SECONDS, within
+from ita.engine.launch.waiting import within
 from ita.engine.run_outputs import note_error
 from ita.errors import UserError, one_line
 from ita.shortages import explain
@@ -24,7 +23,7 @@ REPORTED = 1
 _ANSWER_SECONDS = 5.0
 # How long a process waits for the report of another one, and rank 0 for the count of all.
 _SECONDS_TO_REPORT = 5.0
-_SECONDS_TO_COUNT = 2 * ROLL_CALL_SECONDS
+_SECONDS_TO_COUNT = 5.0
 
 
 class Failures:
@@ -51,7 +50,7 @@ class Failures:
             self._wait = partial(_wait_for_others, store, place.world_size)
 
     def let_others_count(self) -> None:
-        """Wait for the other processes to fail, too, if their count ends with this process."""
+        """Wait for the other processes' errors if the count ends with this process."""
         self._wait()
 
 
@@ -101,9 +100,7 @@ def _add_in(store: Store, place: Place, more: int) -> int:
 
 
 def _wait_for_others(store: Store, world_size: int) -> None:
-    """Leave the job, so that the other processes fail, and wait until they have counted that."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    """Wait until the other processes have counted the same error, if they have it."""
     end = time.monotonic() + _SECONDS_TO_COUNT
     while store.add("failures", 0) < world_size and time.monotonic() < end:
         time.sleep(0.1)
