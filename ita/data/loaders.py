@@ -197,8 +197,20 @@ class RecordLoader(Iterable[Batch]):
         self.bad_images: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        batches = iter(self._loader)
+        while (batch := self._next_of(batches)) is not None:
             yield [self._unpacked(loaded) for loaded in batch]
+
+    def _next_of(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except (ConnectionError, EOFError) as error:
+            # A worker that is killed while it hands over a batch: PyTorch passes the error of the
+            # connection on if the system has not reported the worker's end yet. One of the mapper
+            # arrives with the worker named in it.
+            if self._loader.num_workers and "in DataLoader worker process" not in str(error):
+                raise RuntimeError("a DataLoader worker exited unexpectedly") from error
+            raise
 
     def _unpacked(self, loaded: dict[str, Any] | _Loaded | _Failure) -> dict[str, Any]:
         if isinstance(loaded, dict):

@@ -1,4 +1,6 @@
+import errno
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from ita.data.loaders import build_test_loader, build_train_loader
 from ita.data.mapper import InferenceMapper, TrainingMapper
 from ita.errors import UserError
+from ita.shortages import Shortage, shortage_of
 from tests.data.mini import DOG, PERSON, random_image
 
 
@@ -73,6 +76,41 @@ def test_errors_of_loading_processes_arrive_as_one_line(five, num_workers, train
         list(itertools.islice(loader, 20))
     assert str(error.value).startswith(f"cannot read image {path}: ")
     assert "\n" not in str(error.value)
+
+
+class BrokenHandover:
+    """Cannot be received, like a batch whose worker is killed while it hands it over."""
+
+    def __reduce__(self):
+        return _reset, ()
+
+
+def _reset():
+    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_connection_lost_to_a_worker_is_told_as_its_end(five, training):
+    def mapper(record):
+        return {"image": BrokenHandover()}
+
+    if training:
+        loader = build_train_loader(["mini"], mapper, total_batch_size=1, num_workers=1)
+    else:
+        loader = build_test_loader("mini", mapper, num_workers=1)
+    with pytest.raises(RuntimeError) as error:
+        next(iter(loader))
+    assert shortage_of(error.value) is Shortage.WORKER
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_lost_connection_of_the_mapper_stays_one(five, num_workers):
+    def mapper(record):
+        _reset()
+
+    loader = build_test_loader("mini", mapper, num_workers=num_workers)
+    with pytest.raises(ConnectionResetError):
+        next(iter(loader))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
