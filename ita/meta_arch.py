@@ -45,7 +45,7 @@ class EncodedImages(NamedTuple):
     Attributes:
         dense: [B, C, H / 32, W / 32], the dense CLIP feature.
         pixel: levels and mask features of the multi-scale feature encoder.
-        embedding: [B, D], F_cv; None without dominant categories.
+        embedding: [B, D], F_cv, or [B, P, D] of places; None without dominant categories.
         padded_size: (H, W) in pixels, the same for all images.
         sizes: (h, w) in pixels of each image without padding.
         output_sizes: (height, width) of each image's results.
@@ -88,7 +88,7 @@ class ITA(nn.Module):
         dominant: dominant category unearthing; None for a decoder with learned queries only.
         criterion: training losses; None for an inference-only model.
         train_class_list: the training class list, which determines the seen classes.
-        image_embedding: F_cv, "shared" or "clip_preprocess".
+        image_embedding: "shared" or "clip_preprocess", sources of F_cv, or "places".
         candidate_text: text of the candidates, "prompted" or "bare".
         name_table: features by name that replace the candidates' features as queries.
     """
@@ -284,14 +284,20 @@ class ITA(nn.Module):
         return self._train_vocabulary
 
     def embed_images(self, batched_inputs: Sequence[Record], dense: Tensor) -> Tensor:
-        """Compute F_cv of each image, [B, D], not normalized (design section 3)."""
+        """Compute F_cv of each image, [B, D], or its places, [B, P, D] (design section 3)."""
         sizes = [record.get("valid_size", record["image"].shape[-2:]) for record in batched_inputs]
         if self.image_embedding == "clip_preprocess":
             images = zip(batched_inputs, sizes, strict=True)
             return self.backbone.embed_images([r["image"][:, :h, :w] for r, (h, w) in images])
+        return self.embed_dense(dense, sizes)
+
+    def embed_dense(self, dense: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+        """Compute F_cv or the places of images of these sizes in pixels from the dense feature."""
         height, width = dense.shape[-2:]
         stride = self.backbone.size_divisibility
-        fraction = valid_fraction(sizes, (height, width), stride, self.device)
+        fraction = valid_fraction(sizes, (height, width), stride, dense.device)
+        if self.image_embedding == "places":
+            return self.backbone.embed_places(dense, fraction)
         return self.backbone.embed_area(dense, fraction)
 
     def _reset_train_vocabulary(self, _: Any) -> None:

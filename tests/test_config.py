@@ -171,7 +171,7 @@ def test_missing_files_and_odd_overrides(write, tmp_path):
         ("SOLVER.AMP.ENABLED", "1", "SOLVER.AMP.ENABLED"),
         ("SOLVER.STEPS", "5", "SOLVER.STEPS"),
         ("TEST.REPORT", "yes", "TEST.REPORT"),
-        ("MODEL.ITA.IMAGE_EMBEDDING", "clip", "'shared', 'clip_preprocess'"),
+        ("MODEL.ITA.IMAGE_EMBEDDING", "clip", "'shared', 'clip_preprocess', 'places'"),
         ("MODEL.ITA.CANDIDATE_TEXT", "names", "'prompted', 'bare'"),
         ("SOLVER.AMP.DTYPE", "fp16", "'auto', 'float16', 'bfloat16'"),
         ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value", "'full_model'"),

@@ -299,7 +299,7 @@ def decoder_queries(model, records):
     return seen[0]
 
 
-@pytest.mark.parametrize("image_embedding", ["shared", "clip_preprocess"])
+@pytest.mark.parametrize("image_embedding", ["shared", "clip_preprocess", "places"])
 def test_dominant_queries_are_those_of_each_image(image_embedding, make_ita):
     model = make_ita(image_embedding=image_embedding)
     records = [make_record(70, 40, seed=1), make_record(96, 128, seed=2)]

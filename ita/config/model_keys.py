@@ -64,9 +64,10 @@ MODEL_KEYS: dict[str, tuple[Key, ...]] = {
         Key(
             "MODEL.ITA.IMAGE_EMBEDDING",
             "shared",
-            OneOf(("shared", "clip_preprocess")),
-            'Image embedding that names are compared with: "shared" (mean of the dense feature) '
-            'or "clip_preprocess" (a second pass of CLIP, as in the first ITA release).',
+            OneOf(("shared", "clip_preprocess", "places")),
+            'Image embedding that names are compared with: "shared" (mean of the dense feature), '
+            '"clip_preprocess" (a second pass of CLIP, as in the first ITA release) or "places" '
+            "(all squares of 2 × 2 cells of the dense feature, of which the best count).",
         ),
         Key(
             "MODEL.ITA.CANDIDATE_TEXT",

@@ -79,10 +79,10 @@ def text_inputs(vocabulary: Vocabulary) -> dict[str, Tensor]:
 
 
 def _check_image_embedding(model: ITA) -> None:
-    if model.dominant is not None and model.image_embedding != "shared":
+    if model.dominant is not None and model.image_embedding == "clip_preprocess":
         raise UserError(
-            f"a model with MODEL.ITA.IMAGE_EMBEDDING {model.image_embedding} cannot be exported: "
-            "it resizes the image a second time, by PIL; only shared can"
+            "a model with MODEL.ITA.IMAGE_EMBEDDING clip_preprocess cannot be exported: it resizes "
+            "the image a second time, by PIL; shared and places can"
         )
 
 

@@ -102,10 +102,7 @@ class SegmentationGraph(nn.Module):
         features = model.backbone(normalized * inside[:, None])
         dense, embedding = features[DENSE], None
         if model.dominant is not None:
-            cells = (dense.shape[-2], dense.shape[-1])
-            stride = model.backbone.size_divisibility
-            fraction = valid_fraction(size, cells, stride, image.device)
-            embedding = model.backbone.embed_area(dense, fraction)
+            embedding = model.embed_dense(dense, size)
         pixel = model.pixel_decoder(features)
         # Sizes of results are the caller's matter.
         return EncodedImages(dense, pixel, embedding, (height, width), [], [])

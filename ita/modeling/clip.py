@@ -9,13 +9,14 @@ from typing import Any
 
 import open_clip
 import torch
+import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from ita.modeling.image_towers import STAGES, STRIDES, image_tower
+from ita.modeling.image_towers import STAGES, STRIDES, image_tower, sums_of_squares
 from ita.modeling.ops.plain import plain_selected
 from ita.modeling.text_prefixes import can_share_prefixes, encode_prefixes, project_text
 
@@ -162,6 +163,21 @@ class FrozenCLIP(Backbone):
             [B, D], not normalized.
         """
         return self.tower.embed_area(dense, fraction / fraction.sum(dim=(-2, -1), keepdim=True))
+
+    @torch.no_grad()
+    def embed_places(self, dense: Tensor, fraction: Tensor) -> Tensor:
+        """Embed every place of each image in CLIP space: a cell, and those right of and below it.
+
+        Args:
+            dense: [B, C, h, w], the dense CLIP feature.
+            fraction: [B, h, w], valid fraction of each stride-32 cell, in 0-1.
+
+        Returns:
+            [B, h * w, D], row by row. The length of a vector is the valid fraction of its 2 × 2
+            cells, where those beyond the border count as padding.
+        """
+        valid = sums_of_squares(fraction).flatten(1) / 4
+        return F.normalize(self.tower.embed_places(dense, fraction), dim=-1) * valid[..., None]
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Tensor]) -> Tensor:

@@ -15,6 +15,11 @@ from ita.errors import UserError
 from ita.modeling.storage import read_tensors
 from ita.modeling.vocabulary import MAX_LOGIT_SCALE, Candidates
 
+# Scale of cosine similarities in the smooth maximum over places.
+PLACE_SCALE = 50.0
+# Places compared with all candidates at once, which bounds the memory.
+PLACES_AT_ONCE = 256
+
 
 class DominantCategories(nn.Module):
     """Selects the top-K candidates of each image and projects their text features to queries.
@@ -38,13 +43,14 @@ class DominantCategories(nn.Module):
         """Select the top K candidates by cosine similarity with the image, ties in list order.
 
         Args:
-            image_embedding: [B, D], F_cv, of any norm.
+            image_embedding: [B, D], F_cv, or [B, P, D], places; see :func:`candidate_scores`.
             candidates: M names.
 
         Returns:
             int64 [B, K'] into the candidates, with K' = min(K, M), most likely first.
         """
-        order = _cosines(image_embedding, candidates).argsort(dim=-1, descending=True, stable=True)
+        scores = candidate_scores(image_embedding, candidates)
+        order = scores.argsort(dim=-1, descending=True, stable=True)
         # By numbers, since exporters take a slice to be as long as here.
         count = torch.sym_min(self.num_dominant, order.shape[1])
         return order[:, torch.arange(count, device=order.device)]
@@ -72,7 +78,7 @@ def candidate_probabilities(
     scale (design section 3). A name that occurs twice shares its probability.
 
     Args:
-        image_embedding: [B, D], F_cv, of any norm.
+        image_embedding: [B, D], F_cv, or [B, P, D], places; see :func:`candidate_scores`.
         candidates: M names.
         logit_scale: scalar, the logarithm of CLIP's scale; the scale is capped at 100.
 
@@ -80,13 +86,39 @@ def candidate_probabilities(
         float32 [B, M], each row of sum 1.
     """
     scale = logit_scale.float().exp().clamp(max=MAX_LOGIT_SCALE)
-    return (scale * _cosines(image_embedding, candidates)).softmax(dim=-1)
+    return (scale * candidate_scores(image_embedding, candidates)).softmax(dim=-1)
 
 
-def _cosines(image_embedding: Tensor, candidates: Candidates) -> Tensor:
-    """Cosine similarity of images [B, D] and M candidates, float32 [B, M]."""
+def candidate_scores(image_embedding: Tensor, candidates: Candidates) -> Tensor:
+    """Compute how well each candidate fits an image, in units of cosine similarity.
+
+    It is the similarity with the image or, of an image in places, a smooth maximum of the
+    similarities with these, in which small objects count nearly as much as large ones:
+
+        log(sum over places of w exp(s cos)) / s    with s = PLACE_SCALE
+
+    Args:
+        image_embedding: [B, D] of any length; or [B, P, D] of places, whose lengths are w.
+        candidates: M names.
+
+    Returns:
+        float32 [B, M].
+    """
     with torch.autocast(image_embedding.device.type, enabled=False):
-        return F.normalize(image_embedding.float(), dim=-1) @ candidates.ranking.T
+        image_embedding = image_embedding.float()
+        if image_embedding.ndim == 2:
+            return F.normalize(image_embedding, dim=-1) @ candidates.ranking.T
+        at_once = image_embedding.shape[1] if torch.compiler.is_exporting() else PLACES_AT_ONCE
+        parts = [
+            _log_sums(part, candidates.ranking) for part in image_embedding.split(at_once, dim=1)
+        ]
+        return torch.stack(parts).logsumexp(dim=0) / PLACE_SCALE
+
+
+def _log_sums(places: Tensor, names: Tensor) -> Tensor:
+    """Logarithm of the sum over places in :func:`candidate_scores`: [B, P, D], [M, D] -> [B, M]."""
+    cosines = F.normalize(places, dim=-1) @ names.T
+    return (places.norm(dim=-1, keepdim=True).log() + PLACE_SCALE * cosines).logsumexp(dim=1)
 
 
 def load_name_table(path: Path, text_dim: int) -> dict[str, Tensor]:

@@ -46,6 +46,9 @@ class ImageTower(Protocol):
     def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
         """Pool a dense feature with cell weights [B, h, w] that sum to 1 -> [B, D]."""
 
+    def embed_places(self, dense: Tensor, weights: Tensor) -> Tensor:
+        """Pool 2 × 2 cells from each cell on, with cell weights [B, h, w] -> [B, h * w, D]."""
+
 
 def image_tower(visual: nn.Module) -> ImageTower:
     """Wrap the image tower of an open_clip model.
@@ -101,6 +104,10 @@ class TimmTower:
 
     def embed_area(self, dense: Tensor, weights: Tensor) -> Tensor:
         return self._project(torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype)))
+
+    def embed_places(self, dense: Tensor, weights: Tensor) -> Tensor:
+        pooled = _means_of_squares(dense, weights)
+        return self._project(pooled.flatten(0, 1)).unflatten(0, pooled.shape[:2])
 
     def _project(self, pooled: Tensor) -> Tensor:
         return self._head(pooled[:, :, None, None])
@@ -201,6 +208,14 @@ class ResNetTower:
         mean = torch.einsum("bchw,bhw->bc", dense, weights.to(dense.dtype))
         return self._attend(mean[:, None], dense, weights[:, None] > 0)[:, 0]
 
+    def embed_places(self, dense: Tensor, weights: Tensor) -> Tensor:
+        height, width = dense.shape[-2:]
+        # The squares that contain each cell; transposed, the cells of each square.
+        cells = torch.eye(height * width, device=dense.device).view(-1, height, width)
+        squares = (sums_of_squares(cells) > 0).flatten(1).T.view(-1, height, width)
+        mask = squares & (weights > 0)[:, None]
+        return self._attend(_means_of_squares(dense, weights), dense, mask)
+
     def _attend(self, query: Tensor, dense: Tensor, mask: Tensor) -> Tensor:
         """CLIP's attention pooling of queries [B, Q, C] over the cells of a mask."""
         pool = self.visual.attnpool
@@ -227,6 +242,20 @@ class ResNetTower:
         grid = position.T.reshape(1, -1, side, side)
         grid = F.interpolate(grid, size=tuple(size), mode="bilinear", align_corners=False)
         return grid.flatten(2).transpose(1, 2)
+
+
+def sums_of_squares(values: Tensor) -> Tensor:
+    """Sum 2 × 2 cells from each cell on, zeros beyond the border: [..., h, w] -> [..., h, w]."""
+    values = F.pad(values, (0, 1, 0, 1))
+    rows = values[..., :-1, :] + values[..., 1:, :]
+    return rows[..., :-1] + rows[..., 1:]
+
+
+def _means_of_squares(dense: Tensor, weights: Tensor) -> Tensor:
+    """Weighted means of 2 × 2 cells: [B, C, h, w], [B, h, w] -> [B, h * w, C]; 0 without weight."""
+    weights = weights.to(dense.dtype)[:, None]
+    means = sums_of_squares(dense * weights) / sums_of_squares(weights).clamp(min=1e-8)
+    return means.flatten(2).transpose(1, 2)
 
 
 def _refusal(tower: nn.Module, why: str) -> UserError:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import ita
@@ -133,9 +134,16 @@ def test_without_a_text_tower(exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_program_of_pytorch(toy, tmp_path):
+@pytest.mark.parametrize("image_embedding", ["shared", "places"])
+def test_a_program_of_pytorch(image_embedding, tmp_path):
     pytest.importorskip("tokenizers")
-    assert main(["export", "--output", str(tmp_path / "out"), "--format", "torch"]) == 0
+    model, config = ita.files.PACKAGE / "toy" / "model", tmp_path / "config.yaml"
+    keys = {"MODEL": {"ITA": {"IMAGE_EMBEDDING": image_embedding}}}
+    config.write_text(yaml.dump({"_BASE_": str(model / "config.yaml"), **keys}))
+    weights = str(model / "model.safetensors")
+    words = ["--format", "torch", "--config-file", str(config), "--weights", weights]
+    assert main(["export", "--output", str(tmp_path / "out"), *words]) == 0
+    toy = ita.load(config, weights, precision="float32", device="cpu")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "model.json",
         "model.pt2",

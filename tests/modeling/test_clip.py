@@ -174,6 +174,28 @@ def test_resnet_regions_are_pooled_by_attention(resnet64):
         torch.testing.assert_close(ours[b], expected)
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 5), (1, 3), (1, 1)])
+def test_places_are_squares_of_valid_cells(height, width, clip):
+    """Each as the region of its mask, without padding, and as long as it is valid."""
+    torch.manual_seed(0)
+    dense = torch.randn(2, clip.channels["res5"], height, width)
+    fraction = torch.ones(2, height, width)
+    fraction[1, :, width // 2 + 1 :] = 0
+    places = clip.embed_places(dense, fraction)
+    masks = torch.zeros(height, width, height, width)
+    for top in range(height):
+        for left in range(width):
+            masks[top, left, top : top + 2, left : left + 2] = 1
+    masks = masks.flatten(0, 1) * fraction[:, None]
+    assert places.shape == (2, height * width, clip.embed_dim)
+    torch.testing.assert_close(places.norm(dim=-1), masks.flatten(2).sum(dim=2) / 4)
+    if isinstance(clip.tower, TimmTower):  # a ResNet's query for a region is the whole image
+        there = masks.flatten(2).any(dim=2)
+        expected = F.normalize(clip.embed_masks(dense, masks - 0.5), dim=-1)
+        ours = F.normalize(places, dim=-1)
+        torch.testing.assert_close(ours[there], expected[there], rtol=1e-4, atol=1e-5)
+
+
 def test_an_empty_mask_is_finite(clip):
     dense = torch.randn(1, clip.channels["res5"], 2, 3)
     empty = clip.embed_masks(dense, torch.full((1, 2, 2, 3), -1.0))

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 
 from ita.errors import UserError
 from ita.modeling.dominant import (
+    PLACE_SCALE,
     DominantCategories,
     candidate_probabilities,
+    candidate_scores,
     load_name_table,
     valid_fraction,
 )
@@ -71,6 +73,37 @@ def test_probabilities_are_those_of_clip(log_scale):
     index = DominantCategories(WIDTH, 8, 10).rank(images, candidates)
     falling = probabilities.gather(1, index)
     assert (falling.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("places", [1, 3, 300])
+def test_scores_of_places_are_their_smooth_maximum(places):
+    """Weighted by the lengths, of which 0 is no place; the float64 definition is the oracle."""
+    candidates = make_candidates(12)
+    images = torch.randn(2, places, WIDTH)
+    images[1, places // 2 + 1 :] = 0
+    scores = candidate_scores(images, candidates)
+    for image, row in zip(images.double(), scores, strict=True):
+        cosines = F.normalize(image, dim=-1) @ candidates.ranking.double().T
+        weighted = image.norm(dim=1)[:, None] * (PLACE_SCALE * cosines).exp()
+        expected = weighted.sum(dim=0).log() / PLACE_SCALE
+        torch.testing.assert_close(row.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_name_at_one_place_is_found():
+    candidates = make_candidates(10)
+    places = candidates.ranking[0].repeat(1, 60, 1)
+    places[0, 17] = candidates.ranking[6]
+    index = DominantCategories(WIDTH, 8, 2).rank(places, candidates)
+    assert set(index[0].tolist()) == {0, 6}
+    mean = DominantCategories(WIDTH, 8, 2).rank(places.mean(dim=1), candidates)
+    assert 6 not in mean[0]
+
+
+def test_ten_thousand_names_in_many_places():
+    candidates = make_candidates(10_000)
+    index = DominantCategories(WIDTH, 8, 20).rank(torch.randn(1, 300, WIDTH), candidates)
+    assert index.shape == (1, 20)
+    assert len(set(index[0].tolist())) == 20
 
 
 def test_the_length_of_the_image_embedding_does_not_matter():

@@ -112,6 +112,7 @@ def _image_embedding(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
     yield _extend(base, "shared", "mean of the shared feature", {IMAGE_EMBEDDING: "shared"})
     own = {IMAGE_EMBEDDING: "clip_preprocess"}
     yield _extend(base, "clip_preprocess", "a CLIP pass of its own", own)
+    yield _extend(base, "places", "places of the shared feature", {IMAGE_EMBEDDING: "places"})
 
 
 def _candidate_text(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
