@@ -102,6 +102,7 @@ def _decoder(cfg: CfgNode, backbone: FrozenCLIP) -> Decoder:
         ffn_dim=masks.DIM_FEEDFORWARD,
         self_attention=cfg.MODEL.ITA.SELF_ATTENTION,
         num_levels=len(LEVELS),
+        text_residual=cfg.MODEL.ITA.TEXT_RESIDUAL and cfg.MODEL.ITA.NUM_DOMINANT > 0,
     )
 
 

@@ -192,13 +192,13 @@ class ITA(nn.Module):
         self, images: EncodedImages, vocabulary: Vocabulary, *, every_layer: bool = False
     ) -> Decoded:
         """Predict masks and classes of a vocabulary, by the last layer or by every layer."""
-        queries = dominant_classes = None
+        queries = text = dominant_classes = None
         if self.dominant is not None:
             candidates = vocabulary.candidates
             if images.embedding is None or candidates is None:
                 raise ValueError("images or vocabulary were encoded by a different model")
             dominant = self.dominant.rank(images.embedding, candidates)
-            queries = self.dominant(dominant, candidates)
+            queries, text = self.dominant(dominant, candidates), candidates.ranking[dominant]
             dominant_classes = candidates.class_index[dominant]
         classifier = self.classifier(vocabulary)
         predictions = self.decoder(
@@ -206,6 +206,7 @@ class ITA(nn.Module):
             images.pixel.mask_features,
             classifier,
             queries,
+            text,
             every_layer=every_layer,
         )
         return Decoded(predictions, classifier, dominant_classes)

@@ -96,6 +96,7 @@ def make_ita(convnext_clip):
         *,
         num_dominant=3,
         self_attention=False,
+        text_residual=False,
         point_source=None,
         classes=TRAIN_CLASSES,
         things=(0, 1, 4),
@@ -119,6 +120,7 @@ def make_ita(convnext_clip):
             ffn_dim=40,
             self_attention=self_attention,
             num_levels=3,
+            text_residual=text_residual,
         )
         return ITA(
             backbone=backbone,

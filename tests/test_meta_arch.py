@@ -314,6 +314,21 @@ def test_dominant_queries_are_those_of_each_image(image_embedding, make_ita):
     assert shape == (2, 3 + 7, 6)
 
 
+def test_a_text_residual_gives_each_text_query_its_name(make_ita):
+    model = make_ita(text_residual=True)
+    torch.nn.init.zeros_(model.decoder.head.class_embed.layers[-1].weight)
+    torch.nn.init.zeros_(model.decoder.head.class_embed.layers[-1].bias)
+    images = model.encode_images([make_record(70, 40, seed=1), make_record(96, 128, seed=2)])
+    class_list = ClassList.from_strings("new", ["cat", "dog", "tree, oak", "a road"])
+    vocabulary = model.make_vocabulary(class_list, TextEncoder(model.backbone))
+    decoded = model.decode(images, vocabulary, every_layer=True)
+    named = decoded.dominant_classes >= 0  # the others are of "other"
+    assert named.sum() >= 4
+    for prediction in decoded.predictions:
+        best = prediction.class_logits[:, :3].argmax(dim=-1)
+        assert torch.equal(best[named], decoded.dominant_classes[named])
+
+
 def segment(model, records, class_list=None, options=INFERENCE):
     """Results of records with a class list; the training one by default."""
     vocabulary = model.make_vocabulary(

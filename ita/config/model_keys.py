@@ -98,6 +98,13 @@ MODEL_KEYS: dict[str, tuple[Key, ...]] = {
             "learns to find its class; 0 (as in the paper) disables it.",
         ),
         Key(
+            "MODEL.ITA.TEXT_RESIDUAL",
+            False,
+            Switch(),
+            "Add a text query's text feature, times a learned weight, to its class embedding, so "
+            "that it keeps its name.",
+        ),
+        Key(
             "MODEL.ITA.SELF_ATTENTION",
             False,
             Switch(),

@@ -309,6 +309,7 @@ def _differing_keys(weights: dict[str, Tensor], model: dict[str, Tensor]) -> str
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (saved.num_queries, built.num_queries),
         "MODEL.ITA.NUM_DOMINANT": (saved.num_dominant, built.num_dominant),
         "MODEL.ITA.SELF_ATTENTION": (saved.self_attention, built.self_attention),
+        "MODEL.ITA.TEXT_RESIDUAL": (saved.text_residual, built.text_residual),
     }
     return ", ".join(f"{key} {theirs}" for key, (theirs, ours) in keys.items() if theirs != ours)
 

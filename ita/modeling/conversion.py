@@ -111,6 +111,8 @@ _NAMES = [
 _CLIP = "backbone.clip."
 _PROJECTION = "dominant.projection.weight"
 _FEATURE, _POSITION = "decoder.query_feature.weight", "decoder.query_position.weight"
+# Of text queries, which the ancestors' heads do not have.
+_TEXT_WEIGHT = "decoder.head.text_weight"
 _LAST_CLASS_LAYER = "decoder.head.class_embed.layers.2.weight"
 _LAYERS = ("pixel_decoder.layers.", "decoder.layers.")
 
@@ -159,6 +161,7 @@ class Architecture(NamedTuple):
     num_queries: int
     num_dominant: int
     self_attention: bool
+    text_residual: bool
 
 
 def convert_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,8 +184,12 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     if _FEATURE not in state or _POSITION not in state:
         return None
     num_queries = len(state[_FEATURE])
-    self_attention = any(".self_attention." in name for name in state)
-    return Architecture(num_queries, len(state[_POSITION]) - num_queries, self_attention)
+    return Architecture(
+        num_queries=num_queries,
+        num_dominant=len(state[_POSITION]) - num_queries,
+        self_attention=any(".self_attention." in name for name in state),
+        text_residual=_TEXT_WEIGHT in state,
+    )
 
 
 def kind_of(names: Iterable[str]) -> str:
@@ -224,7 +231,9 @@ def convert(state: Mapping[str, Tensor], target: str) -> Conversion:
         new_name = name if kind == ITA else _renamed(name, _TO_OURS)
         if name == EMPTY_WEIGHT:
             continue
-        if new_name is None or _renamed(new_name, _TO_THEIRS) is None:
+        if name == _TEXT_WEIGHT:
+            ours[name] = Mapped(name, name, tensor)
+        elif new_name is None or _renamed(new_name, _TO_THEIRS) is None:
             dropped[name] = "a tensor that the model does not have"
         else:
             transposed = _is_transposed(name, new_name)
@@ -280,6 +289,8 @@ def _leave_out_dominant(ours: dict[str, Mapped], dropped: dict[str, str]) -> Non
     architecture = architecture_of({name: entry.tensor for name, entry in ours.items()})
     if _PROJECTION not in ours or architecture is None:
         return
+    if _TEXT_WEIGHT in ours:
+        dropped[ours.pop(_TEXT_WEIGHT).name] = "FC-CLIP has no text queries"
     dropped[ours.pop(_PROJECTION).name] = (
         "FC-CLIP has no dominant categories; the result is the model with MODEL.ITA.NUM_DOMINANT 0"
     )
@@ -301,6 +312,11 @@ def _check_architecture(ours: Mapping[str, Mapped], target: str) -> None:
         raise UserError(
             "the first ITA release has no self-attention between queries, and this model does "
             "(MODEL.ITA.SELF_ATTENTION True)"
+        )
+    if target == FIRST_RELEASE and _TEXT_WEIGHT in ours:
+        raise UserError(
+            "the first ITA release has no text features in the class embeddings of its queries, "
+            "and this model does (MODEL.ITA.TEXT_RESIDUAL True)"
         )
     if target == FIRST_RELEASE and _PROJECTION not in ours:
         raise UserError(

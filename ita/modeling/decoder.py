@@ -61,24 +61,44 @@ class PredictionHead(nn.Module):
         hidden_dim: width of queries.
         mask_dim: width of the mask features.
         text_dim: width of the text features, D.
+        text_residual: whether the class embedding of a text query starts from its text feature.
     """
 
-    def __init__(self, hidden_dim: int, mask_dim: int, text_dim: int) -> None:
+    def __init__(
+        self, hidden_dim: int, mask_dim: int, text_dim: int, text_residual: bool = False
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(hidden_dim)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
         self.region_proj = nn.Sequential(nn.LayerNorm(mask_dim), nn.Linear(mask_dim, hidden_dim))
         self.class_embed = MLP(hidden_dim, hidden_dim, text_dim, 3)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.text_weight = nn.Parameter(torch.ones(())) if text_residual else None
 
-    def forward(self, queries: Tensor, mask_features: Tensor, classifier: Classifier) -> Prediction:
-        """Predict from queries [B, Q, h] and mask features [B, mask, H / 4, W / 4]."""
+    def forward(
+        self,
+        queries: Tensor,
+        mask_features: Tensor,
+        classifier: Classifier,
+        text: Tensor | None = None,
+    ) -> Prediction:
+        """Predict masks and classes of queries.
+
+        Args:
+            queries: [B, Q, h].
+            mask_features: [B, mask, H / 4, W / 4].
+            classifier: the text classifier of the vocabulary in use.
+            text: [B, K', D] unit text features of the first queries; None without text queries.
+        """
         x = self.norm(queries)
         mask_embedding = self.mask_embed(x)
         # The losses read a tenth of the masks, and differentiate only these.
         mask_logits = mask_products(mask_embedding.detach(), mask_features.detach())
         region = self.region_proj(mean_over_masks(mask_features, mask_logits))
         embedding = self.class_embed(region + x)
+        if self.text_weight is not None and text is not None:
+            num_learned = x.shape[1] - text.shape[1]
+            embedding = embedding + self.text_weight * F.pad(text, (0, 0, 0, num_learned))
         logits = class_logits(embedding, classifier, self.logit_scale)
         return Prediction(logits, mask_logits, mask_embedding, mask_features)
 
@@ -115,6 +135,7 @@ class Decoder(nn.Module):
         ffn_dim: width of the feed-forward networks.
         self_attention: whether queries attend to each other.
         num_levels: number of feature levels.
+        text_residual: whether the class embedding of a text query starts from its text feature.
     """
 
     def __init__(
@@ -131,6 +152,7 @@ class Decoder(nn.Module):
         ffn_dim: int,
         self_attention: bool,
         num_levels: int,
+        text_residual: bool,
     ) -> None:
         super().__init__()
         self.num_queries, self.num_dominant = num_queries, num_dominant
@@ -147,7 +169,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             DecoderLayer(hidden_dim, num_heads, ffn_dim, self_attention) for _ in range(num_layers)
         )
-        self.head = PredictionHead(hidden_dim, mask_dim, text_dim)
+        self.head = PredictionHead(hidden_dim, mask_dim, text_dim, text_residual)
         xavier_matrices(self.layers)
 
     def forward(
@@ -156,6 +178,7 @@ class Decoder(nn.Module):
         mask_features: Tensor,
         classifier: Classifier,
         dominant: Tensor | None = None,
+        text: Tensor | None = None,
         *,
         every_layer: bool = True,
     ) -> list[Prediction]:
@@ -166,6 +189,7 @@ class Decoder(nn.Module):
             mask_features: [B, mask_dim, H / 4, W / 4].
             classifier: the text classifier of the vocabulary in use.
             dominant: [B, K', h] dominant-category queries, K' <= K; None without them.
+            text: [B, K', D] their unit text features, which a text residual adds.
             every_layer: predict from the initial queries and after each layer, for the losses;
                 otherwise only after the last layer.
 
@@ -182,7 +206,7 @@ class Decoder(nn.Module):
             queries = layer(queries, position, keys[level], values[level], allowed)
             of_layers.append(queries)
         predicting = of_layers if every_layer else of_layers[-1:]
-        return [self.head(queries, mask_features, classifier) for queries in predicting]
+        return [self.head(queries, mask_features, classifier, text) for queries in predicting]
 
     def _initial_queries(self, batch: int, dominant: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return queries [B, K' + L, h], dominant ones first, and their positions [K' + L, h]."""

@@ -122,7 +122,8 @@ def test_every_weight_of_an_ancestor_has_its_place(ancestor, make_ita, resnet_cl
 
 
 def test_our_own_names_stay(make_ita):
-    ours = make_ita(self_attention=True).state_dict()
+    ours = make_ita(self_attention=True, text_residual=True).state_dict()
+    assert tensors(convert(ours, ITA)).keys() == ours.keys()
     converted = convert_state_dict(ours)
     assert list(converted) == list(ours)
     assert all(converted[name] is tensor for name, tensor in ours.items())
@@ -200,10 +201,10 @@ def test_class_weights_of_the_loss_are_kept_not_dropped(make_ita):
 
 
 def test_fcclip_gets_an_ita_without_its_dominant_categories(make_ita):
-    model = make_ita(num_dominant=3, self_attention=True)
+    model = make_ita(num_dominant=3, self_attention=True, text_residual=True)
     ours = full(model)
     there = convert(ours, FCCLIP)
-    assert list(there.dropped) == ["dominant.projection.weight"]
+    assert sorted(there.dropped) == ["decoder.head.text_weight", "dominant.projection.weight"]
     positions = tensors(there)[f"{HEAD}predictor.query_embed.weight"]
     assert torch.equal(positions, ours["decoder.query_position.weight"][3:])
     assert positions.untyped_storage().nbytes() == 4 * positions.numel()
@@ -213,16 +214,17 @@ def test_fcclip_gets_an_ita_without_its_dominant_categories(make_ita):
 
 
 @pytest.mark.parametrize(
-    ("num_dominant", "self_attention", "target", "said"),
+    ("options", "target", "said"),
     [
-        (3, False, FCCLIP, "FC-CLIP's decoder needs self-attention"),
-        (0, False, FCCLIP, "FC-CLIP's decoder needs self-attention"),
-        (3, True, FIRST_RELEASE, "has no self-attention"),
-        (0, False, FIRST_RELEASE, "needs the projection of dominant categories"),
+        ({"num_dominant": 3}, FCCLIP, "FC-CLIP's decoder needs self-attention"),
+        ({"num_dominant": 0}, FCCLIP, "FC-CLIP's decoder needs self-attention"),
+        ({"self_attention": True}, FIRST_RELEASE, "has no self-attention"),
+        ({"num_dominant": 0}, FIRST_RELEASE, "needs the projection of dominant categories"),
+        ({"text_residual": True}, FIRST_RELEASE, "TEXT_RESIDUAL True"),
     ],
 )
-def test_models_without_a_place(num_dominant, self_attention, target, said, make_ita):
-    model = make_ita(num_dominant=num_dominant, self_attention=self_attention)
+def test_models_without_a_place(options, target, said, make_ita):
+    model = make_ita(**options)
     with pytest.raises(UserError, match=said):
         convert(full(model), target)
 

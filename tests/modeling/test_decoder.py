@@ -26,9 +26,8 @@ def make_decoder(**options):
     torch.manual_seed(0)
     defaults = {"in_dim": 24, "mask_dim": 12, "text_dim": TEXT, "hidden_dim": 16}
     defaults |= {"num_queries": 5, "num_dominant": 3, "num_layers": 4, "num_heads": 4}
-    return Decoder(
-        **{**defaults, "ffn_dim": 20, "self_attention": False, "num_levels": 3, **options}
-    )
+    defaults |= {"ffn_dim": 20, "self_attention": False, "num_levels": 3, "text_residual": False}
+    return Decoder(**{**defaults, **options})
 
 
 def make_inputs(batch=2, in_dim=24, mask_dim=12, height=8, width=12):
@@ -107,11 +106,14 @@ def test_mlp():
     torch.testing.assert_close(mlp(x), expected)
 
 
-def test_prediction_head_step_by_step():
+@pytest.mark.parametrize("num_text", [None, 0, 3, 5])
+def test_prediction_head_step_by_step(num_text):
+    """With a text residual, the first queries have their text features in the class embedding."""
     torch.manual_seed(0)
-    head = randomized(PredictionHead(16, 12, TEXT))
+    head = randomized(PredictionHead(16, 12, TEXT, text_residual=num_text is not None))
     queries, (_, mask_features, classifier) = torch.randn(2, 5, 16), make_inputs()
-    prediction = head(queries, mask_features, classifier)
+    text = torch.randn(2, num_text or 0, TEXT)
+    prediction = head(queries, mask_features, classifier, text)
     x = F.layer_norm(queries, (16,), head.norm.weight, head.norm.bias)
     for mlp in (head.mask_embed, head.class_embed):
         assert [layer.in_features for layer in mlp.layers] == [16, 16, 16]
@@ -124,7 +126,10 @@ def test_prediction_head_step_by_step():
             inside = mask_features[b][:, logits > 0]
             region = inside.mean(dim=1) if inside.shape[1] else torch.zeros(12)
             region = linear(F.layer_norm(region, (12,), norm.weight, norm.bias))
-            embedding = F.normalize(head.class_embed(region + x[b, q]), dim=0)
+            embedding = head.class_embed(region + x[b, q])
+            if q < text.shape[1]:
+                embedding = embedding + head.text_weight * text[b, q]
+            embedding = F.normalize(embedding, dim=0)
             cosines = head.logit_scale.exp() * classifier.weight @ embedding
             expected = [cosines[:2].max(), cosines[2], cosines[3:6].max(), cosines[6]]
             torch.testing.assert_close(prediction.class_logits[b, q], torch.stack(expected))
@@ -296,11 +301,13 @@ def test_images_of_a_batch_do_not_mix():
     torch.testing.assert_close(alone.mask_logits, together.mask_logits[1:])
 
 
-@pytest.mark.parametrize("options", [{}, {"self_attention": True}, {"num_dominant": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"self_attention": True}, {"num_dominant": 0}, {"text_residual": True}]
+)
 def test_every_parameter_gets_a_gradient(options):
     decoder, inputs = make_decoder(**options), make_inputs()
-    dominant = torch.randn(2, 3, 16) if decoder.num_dominant else None
-    for prediction in decoder(*inputs, dominant):
+    text_queries = (torch.randn(2, 3, 16), torch.randn(2, 3, TEXT))
+    for prediction in decoder(*inputs, *(text_queries if decoder.num_dominant else ())):
         sum((x * torch.randn_like(x)).sum() for x in prediction).backward(retain_graph=True)
     for name, parameter in decoder.named_parameters():
         assert parameter.grad.isfinite().all(), name
