@@ -352,10 +352,30 @@ def test_ablations_use_the_models_that_are_there(setup):
         cfg = setup.config_of(row)
         assert cfg.MODEL.ITA.NUM_DOMINANT + cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 24
     names = [row.name for row in ablation("image-embedding", ita, setup.config_of)]
-    assert names == ["ita", "ita_clip_preprocess"]
+    assert names == ["ita", "ita_clip_preprocess", "ita_places"]
     assert [r.name for r in ablation("candidate-text", ita, setup.config_of)] == ["ita", "ita_bare"]
     names = [row.name for row in ablation("matching", ita, setup.config_of)]
     assert names == ["ita", "ita_matching_3", "ita_matching_10"]
+
+
+def test_options_of_text_queries_are_turned_on_and_off(setup):
+    off = ["MODEL.ITA.TEXT_RESIDUAL", "True", "MODEL.ITA.DOMINANT_MATCH_WEIGHT", "3.0"]
+    on = ["MODEL.ITA.IMAGE_EMBEDDING", "places", "MODEL.ITA.SELF_ATTENTION", "False"]
+    several = replace(setup, overrides=(*off, *on))
+    ita = main_variants(several.config_of(BASE))[0]
+    rows = ablation("text-queries", ita, several.config_of)
+    assert [row.title.removeprefix("ITA, ") for row in rows] == [
+        "all options (as configured)",
+        "without places",
+        "without text residual",
+        "without preferred matching",
+        "with self-attention",
+    ]
+    configs = [several.config_of(row).MODEL.ITA for row in rows]
+    assert [c.IMAGE_EMBEDDING for c in configs].count("shared") == 1
+    assert [c.TEXT_RESIDUAL for c in configs].count(False) == 1
+    assert [c.DOMINANT_MATCH_WEIGHT for c in configs].count(0) == 1
+    assert [c.SELF_ATTENTION for c in configs].count(True) == 1
 
 
 def test_training_depends_on_scenes_and_clip_but_not_on_the_test(output, setup):

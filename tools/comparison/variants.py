@@ -28,12 +28,15 @@ SELF_ATTENTION = "MODEL.ITA.SELF_ATTENTION"
 IMAGE_EMBEDDING = "MODEL.ITA.IMAGE_EMBEDDING"
 CANDIDATE_TEXT = "MODEL.ITA.CANDIDATE_TEXT"
 MATCH_WEIGHT = "MODEL.ITA.DOMINANT_MATCH_WEIGHT"
+TEXT_RESIDUAL = "MODEL.ITA.TEXT_RESIDUAL"
 ALPHA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_ALPHA"
 BETA = "MODEL.FC_CLIP.GEOMETRIC_ENSEMBLE_BETA"
 
 # Values of the ablations.
 DOMINANT = (0, 4, 8, 16, 32)
 MATCH_WEIGHTS = (0.0, 3.0, 10.0)
+# Weight where an ablation of a config without one turns preferred matching on.
+PREFERRED = 5.0
 ENSEMBLE_WEIGHTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # (alpha, beta) that select the decoder's classifier alone, and CLIP's alone.
 ONE_CLASSIFIER = ((0.0, 0.0), (1.0, 1.0))
@@ -126,6 +129,28 @@ def _matching(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
         yield _extend(base, f"matching_{weight:g}", title, {MATCH_WEIGHT: weight})
 
 
+def _text_queries(base: Variant, cfg: "CfgNode") -> Iterator[Variant]:
+    """Turn one option of the text queries on or off at a time."""
+    ita = cfg.MODEL.ITA
+    yield _extend(base, "same", "all options", {})
+    places = ita.IMAGE_EMBEDDING == "places"
+    keys: dict[str, Any] = {IMAGE_EMBEDDING: "shared" if places else "places"}
+    yield _switched(base, "places", places, keys)
+    keys = {TEXT_RESIDUAL: not ita.TEXT_RESIDUAL}
+    yield _switched(base, "text residual", ita.TEXT_RESIDUAL, keys)
+    preferred = ita.DOMINANT_MATCH_WEIGHT > 0
+    keys = {MATCH_WEIGHT: 0.0 if preferred else PREFERRED}
+    yield _switched(base, "preferred matching", preferred, keys)
+    keys = {SELF_ATTENTION: not ita.SELF_ATTENTION}
+    yield _switched(base, "self-attention", ita.SELF_ATTENTION, keys)
+
+
+def _switched(base: Variant, option: str, on: bool, keys: Mapping[str, Any]) -> Variant:
+    """The variant with an option that it has turned off, or the other way round."""
+    title = f"{'without' if on else 'with'} {option}"
+    return _extend(base, title.replace(" ", "_").replace("-", "_"), title, keys)
+
+
 def _weighted(base: Variant, alpha: float, beta: float) -> Variant:
     """The same model with other weights of the two classifiers, which form its title."""
     part = f"alpha_{alpha:g}_beta_{beta:g}"
@@ -162,9 +187,10 @@ ABLATIONS: Mapping[str, "Callable[[Variant, CfgNode], Iterable[Variant]]"] = {
     "image-embedding": _image_embedding,
     "candidate-text": _candidate_text,
     "matching": _matching,
+    "text-queries": _text_queries,
 }
 # Ablations without effect on a model without dominant categories.
-_OF_DOMINANT = ("image-embedding", "candidate-text", "matching")
+_OF_DOMINANT = ("image-embedding", "candidate-text", "matching", "text-queries")
 
 
 def ablation(
