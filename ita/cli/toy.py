@@ -108,9 +108,19 @@ def _add_train_clip(parser: argparse.ArgumentParser) -> None:
     add("--small-steps", type=int, default=3500, help="first steps, at half the image side")
     add("--portraits", type=positive_int, default=120, help="single-class scenes per object class")
     add("--scenes", type=positive_int, default=4000, help="scenes with several objects")
-    add("--views-per-batch", type=positive_int, default=64, help="views of single objects")
+    add(
+        "--views-per-batch",
+        type=positive_int,
+        default=64,
+        help="views of single objects; with --whole-scenes, scenes in a small step",
+    )
     add("--scenes-per-batch", type=positive_int, default=24, help="scenes with several objects")
     add("--lr", type=float, default=2e-3, help="maximum learning rate")
+    add(
+        "--whole-scenes",
+        action="store_true",
+        help="train on whole scenes, whose captions name several classes, instead of views of one",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="training device")
     add("--workers", type=int, choices=(0, 1), default=1, help="processes that draw views")
     add("--views", type=positive_int, default=8, help="views per class in the evaluation")

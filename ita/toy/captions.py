@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from ita.errors import UserError
 from ita.toy.names import DISTRACTOR_STUFF, DISTRACTOR_THINGS, STUFF, THINGS, synonym
-from ita.toy.scenes import Segment, draw_scene
+from ita.toy.scenes import MAX_OBJECTS, Segment, draw_scene
 
 ALL_THINGS = THINGS + DISTRACTOR_THINGS
 ALL_STUFF = STUFF + DISTRACTOR_STUFF
@@ -130,7 +130,46 @@ def _ground_place(rng: np.random.Generator, image: Image.Image, mask: np.ndarray
     return _Place(image, float(x), float(y), length)
 
 
-class CaptionedViews:
+class _Captions:
+    """Random variations of images, and captions of the classes that they show."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+    def _varied(self, image: Image.Image) -> Image.Image:
+        """Mirror an image or not, and vary its brightness."""
+        return self._jitter_brightness(ImageOps.mirror(image) if self.rng.random() < 0.5 else image)
+
+    def _jitter_brightness(self, image: Image.Image) -> Image.Image:
+        return ImageEnhance.Brightness(image).enhance(self.rng.uniform(0.85, 1.15))
+
+    def _random_synonym(self, name: str) -> str:
+        return synonym(name) if self.rng.random() < SYNONYM_RATE else name
+
+    def _describe(self, batch: Batch, subject: str) -> None:
+        """Add a caption that names one class."""
+        batch.captions.append(self._caption([subject]))
+        batch.named.append(frozenset((subject,)))
+        batch.shown.append(frozenset((subject,)))
+
+    def _caption(self, names: Sequence[str]) -> str:
+        """A caption of one name in the wording of a prompt, or a list of several."""
+        if len(names) > 1:
+            return self._list(names)
+        pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
+        pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
+        return pattern.format(self._random_synonym(names[0]))
+
+    def _list(self, names: Sequence[str]) -> str:
+        return " and ".join(f"a {self._random_synonym(name)}" for name in names)
+
+    def _sample_names(self, names: Sequence[str]) -> list[str]:
+        """At most ``MAX_NAMED`` of the names, in random order; grounds are dropped first."""
+        shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
+        return [str(name) for name in self.rng.permutation(shuffled[:MAX_NAMED])]
+
+
+class CaptionedViews(_Captions):
     """Images of random scenes with captions, deterministic given the arguments.
 
     Args:
@@ -144,8 +183,8 @@ class CaptionedViews:
     """
 
     def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
+        super().__init__(np.random.default_rng((_STREAM, seed, 2)))
         self.size = size
-        self.rng = np.random.default_rng((_STREAM, seed, 2))
         self._places = {
             name: [
                 _portrait(np.random.default_rng((_STREAM, seed, 0, subject, number)), name)
@@ -213,7 +252,7 @@ class CaptionedViews:
         if len(shown) > 1:
             named = self._sample_names(shown)
             batch.windows.append((index, 0.0, 0.0, 1.0, 1.0))
-            batch.captions.append(" and ".join(f"a {self._random_synonym(name)}" for name in named))
+            batch.captions.append(self._list(named))
             batch.named.append(frozenset(named))
             batch.shown.append(frozenset(shown))
 
@@ -230,23 +269,46 @@ class CaptionedViews:
         left, top = np.clip(corner, 0, image.width - side)
         box = (left, top, left + side, top + side)
         view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
-        return self._jitter_brightness(ImageOps.mirror(view) if rng.random() < 0.5 else view)
+        return self._varied(view)
 
-    def _jitter_brightness(self, image: Image.Image) -> Image.Image:
-        return ImageEnhance.Brightness(image).enhance(self.rng.uniform(0.85, 1.15))
 
-    def _random_synonym(self, name: str) -> str:
-        return synonym(name) if self.rng.random() < SYNONYM_RATE else name
+class CaptionedScenes(_Captions):
+    """Whole scenes with captions that name some of their classes, and nothing that tells where.
 
-    def _describe(self, batch: Batch, subject: str) -> None:
-        """Add a caption that names one class."""
-        pattern = PATTERNS[self.rng.integers(len(PATTERNS))]
-        pattern = pattern.replace("SIZE", SIZES[self.rng.integers(len(SIZES))])
-        batch.captions.append(pattern.format(self._random_synonym(subject)))
-        batch.named.append(frozenset((subject,)))
-        batch.shown.append(frozenset((subject,)))
+    Every second scene has a single object, as many pictures of the web have a single subject.
 
-    def _sample_names(self, names: Sequence[str]) -> list[str]:
-        """At most ``MAX_NAMED`` of the names, in random order; grounds are dropped first."""
-        shuffled = sorted(self.rng.permutation(names), key=ALL_STUFF.__contains__)
-        return [str(name) for name in self.rng.permutation(shuffled[:MAX_NAMED])]
+    Args:
+        seed: random seed of the scenes and captions.
+        num_scenes: number of scenes.
+    """
+
+    def __init__(self, seed: int, num_scenes: int) -> None:
+        super().__init__(np.random.default_rng((_STREAM, seed, 3)))
+        self._scenes: list[tuple[Image.Image, list[str]]] = []
+        for number in range(num_scenes):
+            rng = np.random.default_rng((_STREAM, seed, 4, number))
+            most = MAX_OBJECTS if number % 2 else 1
+            scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF, max_objects=most)
+            named = {s.name for s in scene.segments if s.mask.sum() >= MIN_NAMED_AREA}
+            if named:
+                self._scenes.append((Image.fromarray(scene.image), sorted(named)))
+
+    def batches(self, number: int, size: int) -> Iterator[Batch]:
+        """Yield batches endlessly.
+
+        Args:
+            number: number of scenes in a batch.
+            size: side of a scene's image in pixels.
+        """
+        while True:
+            batch = Batch()
+            for index in self.rng.choice(len(self._scenes), number, replace=False):
+                image, shown = self._scenes[index]
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+                batch.views.append(self._varied(image))
+                named = self._sample_names(shown)
+                named = named[: self.rng.integers(1, len(named) + 1)]
+                batch.captions.append(self._caption(named))
+                batch.named.append(frozenset(named))
+                batch.shown.append(frozenset(shown))
+            yield batch

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from ita.toy.captions import SUBJECTS, CaptionedViews, all_texts
+from ita.toy.captions import SUBJECTS, CaptionedScenes, CaptionedViews, all_texts
 from ita.toy.names import synonym
 
 # Hue in 0-255 of coats that nothing else in the world has.
@@ -106,8 +106,28 @@ def test_the_view_of_a_ground_is_mostly_that_ground():
         assert np.mean(of_ground) > 0.91  # 0.87 of snow if places were not chosen
 
 
+def test_whole_scenes_show_what_their_captions_name():
+    scenes = next(CaptionedScenes(1, 60).batches(30, 96))
+    assert {view.size for view in scenes.views} == {(96, 96)}
+    assert not scenes.scenes
+    assert not scenes.windows
+    assert all(named and named <= shown for named, shown in _pairs(scenes))
+    assert {len(named) for named, _ in _pairs(scenes)} >= {1, 2, 3}
+    assert any(named < shown for named, shown in _pairs(scenes))
+    for view, names, caption in zip(scenes.views, scenes.named, scenes.captions, strict=True):
+        for name in names:
+            assert name in caption or synonym(name) in caption
+            coat = name.split()[0]
+            assert coat not in HUES or shares_of_hue(view, coat) > 0.004, name
+
+
+def _pairs(batch):
+    return list(zip(batch.named, batch.shown, strict=True))
+
+
 def test_no_caption_has_a_word_that_is_not_listed():
     listed = {word for text in all_texts() for word in re.findall(r"\w+", text)}
     batches = itertools.islice(captioned().batches(128, 20, 144), 5)
+    batches = itertools.chain(batches, itertools.islice(CaptionedScenes(1, 60).batches(40, 16), 2))
     said = {w for b in batches for caption in b.captions for w in re.findall(r"\w+", caption)}
     assert said <= listed

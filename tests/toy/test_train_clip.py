@@ -21,6 +21,8 @@ from ita.toy.clip_training.measuring import (
     held_out_views,
     markdown_table,
     measure_scenes,
+    retrieval,
+    whole_caption,
     zero_shot,
 )
 from ita.toy.clip_training.training import agreement, cell_weights, contrastive_loss
@@ -192,8 +194,11 @@ class Oracle:
         self.clip, self.device = self, torch.device("cpu")
         self.pixel_mean, self.pixel_std = [0.0] * 3, [1.0] * 3
 
-    def encode(self, names):
-        return self.vectors[[self.index[name] for name in names]]
+    def encode(self, texts, prompts=()):
+        """The sum of what a text names."""
+        listed = [text.removeprefix("a ").split(" and a ") for text in texts]
+        rows = [sum(self.vectors[self.index[name]] for name in names) for names in listed]
+        return torch.nn.functional.normalize(torch.stack(rows), dim=-1)
 
     def embed_images(self, images):
         return self.vectors[[int(image[0, 0, 0]) for image in images]]
@@ -237,6 +242,45 @@ def test_regions_and_whole_images():
     assert measured.without_cell.tolist() == [False, False, True]
     assert dict(zip(measured.present, measured.rank, strict=True))[STUFF[0]] == 0
     assert set(measured.present) == {STUFF[0], *THINGS[4:7]}
+
+
+def scene_of(*names: str) -> Scene:
+    """Equal stripes of classes."""
+    image = np.zeros((144, 144, 3), np.uint8)
+    segments = []
+    for stripe, name in enumerate(names):
+        mask = np.zeros((144, 144), bool)
+        mask[stripe * 144 // len(names) : (stripe + 1) * 144 // len(names)] = True
+        image[mask] = (THINGS + STUFF).index(name)
+        segments.append(Segment(name, mask))
+    return Scene(image, tuple(segments))
+
+
+def test_scenes_and_captions_find_each_other():
+    """Two have the same caption, and one shows what it is not said to show."""
+    scenes = [scene_of(THINGS[1]), scene_of(THINGS[2], THINGS[1]), scene_of(THINGS[1], THINGS[2])]
+    scenes += [scene_of(THINGS[3]), scene_of(THINGS[4])]
+    scenes[4].image[:] = 3
+    assert whole_caption(scenes[1]) == f"a {THINGS[1]} and a {THINGS[2]}"
+    table = retrieval(Oracle(THINGS + STUFF), scenes)
+    assert table["caption of a scene"] == {"first": 80.0, "among the first 5": 100.0}
+    assert table["scene of a caption"] == {"first": 80.0, "among the first 5": 100.0}
+
+
+def test_a_caption_has_no_more_than_five_names():
+    scene = scene_of(*THINGS[:4], *STUFF[:3])
+    assert whole_caption(scene) == " and ".join(f"a {name}" for name in (*THINGS[:4], STUFF[0]))
+
+
+def test_training_on_whole_scenes(tmp_path):
+    shutil.copy(TINY_CLIP, tmp_path)
+    words = [*SHORT, "--whole-scenes"]
+    assert train_clip(*words, *MEASURE, "--workers", "0", "--output", str(tmp_path)) == 0
+    card, training = (tmp_path / CARD).read_text(), read_training(tmp_path)
+    assert training.command.endswith(" --whole-scenes")
+    assert "# A CLIP of whole scenes" in card
+    assert f"CLIP_PRETRAINED_WEIGHTS {tmp_path}" in card
+    assert "40 whole scenes" in card
 
 
 def test_groups_cover_the_unseen():

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ita.errors import UserError
-from ita.files import sha256_of, write_atomically
+from ita.files import PACKAGE, sha256_of, write_atomically
 from ita.modeling.vocabulary import PROMPTS
 from ita.structured_files import parse_json
-from ita.toy.captions import SUBJECTS
+from ita.toy.captions import MAX_NAMED, SUBJECTS
 from ita.toy.clip_training.measuring import Measured, markdown_table
-from ita.toy.clip_training.training import SCENE_INPUT, Recipe
+from ita.toy.clip_training.training import SCENE_INPUT, SMALL_SCENE, Recipe
 from ita.toy.names import (
     COATS,
     DISTRACTOR_STUFF,
@@ -24,6 +24,7 @@ from ita.toy.names import (
     STUFF,
     THINGS,
 )
+from ita.toy.scenes import MAX_OBJECTS
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -95,18 +96,12 @@ def write_card(folder: Path, measured: Measured) -> None:
     """Write ``README.md``."""
     training, config = read_training(folder), read_config(folder)
     text = _CARD.format(
+        title=_TITLES[training.recipe.whole_scenes],
+        folder=_shown(folder),
+        images=_images(training.recipe),
         measures=_measures(measured),
         words=_words(),
-        subjects=len(SUBJECTS),
-        world=len(THINGS + STUFF),
-        others=len(DISTRACTOR_THINGS + DISTRACTOR_STUFF),
-        portraits=f"{training.recipe.portraits:,}",
-        scenes=f"{training.recipe.scenes:,}",
-        views_per_batch=training.recipe.views_per_batch,
-        scenes_per_batch=training.recipe.scenes_per_batch,
-        scene_input=SCENE_INPUT,
         steps=f"{training.recipe.steps:,}",
-        small_steps=f"{training.recipe.small_steps:,}",
         command=training.command,
         seconds=f"{training.seconds:,}",
         hardware=training.hardware,
@@ -123,7 +118,8 @@ def write_card(folder: Path, measured: Measured) -> None:
 
 def report(measured: Measured) -> str:
     """Format the measurements for the terminal."""
-    return f"{markdown_table(measured.accuracy)}\n\n{markdown_table(measured.found)}"
+    tables = (measured.accuracy, measured.found, measured.retrieved)
+    return "\n\n".join(markdown_table(table) for table in tables)
 
 
 def _measures(measured: Measured) -> str:
@@ -139,7 +135,12 @@ feature under their ground-truth mask, in scenes enlarged as for segmentation
 
 Percentage of the classes in a whole scene that are among the K names nearest to its embedding:
 
-{markdown_table(measured.found)}"""
+{markdown_table(measured.found)}
+
+Percentage of whole scenes whose caption, which names up to {MAX_NAMED} of their classes, is found
+among those of all {measured.scenes} scenes, and of captions whose scene is found:
+
+{markdown_table(measured.retrieved)}"""
 
 
 def _words() -> str:
@@ -155,8 +156,60 @@ def _words() -> str:
     )
 
 
+def _images(recipe: Recipe) -> str:
+    """Images and captions of the training."""
+    pattern = _WHOLE_SCENES if recipe.whole_scenes else _VIEWS
+    return pattern.format(
+        subjects=len(SUBJECTS),
+        world=len(THINGS + STUFF),
+        others=len(DISTRACTOR_THINGS + DISTRACTOR_STUFF),
+        portraits=f"{recipe.portraits:,}",
+        scenes=f"{recipe.scenes:,}",
+        views_per_batch=recipe.views_per_batch,
+        scenes_per_batch=recipe.scenes_per_batch,
+        scene_input=SCENE_INPUT,
+        small_steps=f"{recipe.small_steps:,}",
+        max_named=MAX_NAMED,
+        max_objects=MAX_OBJECTS,
+        small_scene=SMALL_SCENE,
+    )
+
+
+def _shown(folder: Path) -> str:
+    """Path of a folder from the checkout, if it is in the package."""
+    resolved = folder.resolve()
+    inside = resolved.is_relative_to(PACKAGE)
+    return resolved.relative_to(PACKAGE.parent).as_posix() if inside else str(folder)
+
+
+# By Recipe.whole_scenes.
+_TITLES = {False: "The CLIP of the toy world", True: "A CLIP of whole scenes of the toy world"}
+
+_VIEWS = """\
+The images are portraits of each class of objects
+({portraits}) and scenes of several objects ({scenes}). In the first {small_steps} steps a batch
+contains a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
+{others} that no data set shows); afterwards, views of {views_per_batch} of them and
+{scenes_per_batch} scenes at {scene_input} px, which are encoded as a whole and in a window around
+each thing and ground. The windows of a scene share a forward pass: each is embedded as the mean of
+the last feature over it, just as a whole image is embedded as the mean over all of it. Captions
+name the class, one time in four by its synonym, in the wording of the prompts and some others;
+captions of whole scenes name several classes. A caption counts as correct for every scene that
+shows all classes it names, so the embedding of a whole scene is close to the names of its classes.
+Masks determine the location of views and windows; the loss does not use them."""
+
+_WHOLE_SCENES = """\
+The images are {scenes} whole scenes, every second
+one of a single object and the others of up to {max_objects}, drawn from {subjects} classes ({world}
+of the data sets, {others} that no data set shows); nothing tells where a class is. In the first
+{small_steps} steps a batch contains {views_per_batch} scenes at {small_scene} px, afterwards
+{scenes_per_batch} at {scene_input} px, as for segmentation. A caption names some of the classes of
+its scene, at most {max_named}, each one time in four by its synonym; one name alone is in the
+wording of the prompts and some others. A caption counts as correct for every scene that shows all
+classes it names."""
+
 _CARD = """\
-# The CLIP of the toy world
+# {title}
 
 An open_clip model that was trained only on drawn images, with the words of the toy world, so that
 open-vocabulary segmentation can be tried out in minutes. It does not work on real images.
@@ -170,24 +223,14 @@ open-vocabulary segmentation can be tried out in minutes. It does not work on re
 
 ## Use
 
-    MODEL.FC_CLIP.CLIP_MODEL_NAME ita/toy/clip/open_clip_config.json
-    MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS ita/toy/clip
+    MODEL.FC_CLIP.CLIP_MODEL_NAME {folder}/open_clip_config.json
+    MODEL.FC_CLIP.CLIP_PRETRAINED_WEIGHTS {folder}
 
 ## Training
 
     {command}
 
-{steps} steps in {seconds} s on {hardware}. The images are portraits of each class of objects
-({portraits}) and scenes of several objects ({scenes}). In the first {small_steps} steps a batch
-contains a view, at half the size, of each of the {subjects} classes ({world} of the data sets,
-{others} that no data set shows); afterwards, views of {views_per_batch} of them and
-{scenes_per_batch} scenes at {scene_input} px, which are encoded as a whole and in a window around
-each thing and ground. The windows of a scene share a forward pass: each is embedded as the mean of
-the last feature over it, just as a whole image is embedded as the mean over all of it. Captions
-name the class, one time in four by its synonym, in the wording of the prompts and some others;
-captions of whole scenes name several classes. A caption counts as correct for every scene that
-shows all classes it names, so the embedding of a whole scene is close to the names of its classes.
-Masks determine the location of views and windows; the loss does not use them.
+{steps} steps in {seconds} s on {hardware}. {images}
 
 This CLIP has seen every pair of words, as one trained on the web would: "seen" and "unseen" refer
 to the training of segmentation.

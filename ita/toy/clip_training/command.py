@@ -82,5 +82,8 @@ def _command(folder: Path, recipe: Recipe, device: str) -> str:
     if device != "cpu":
         words += ["--device", device]
     for name, value in asdict(recipe).items():
+        if isinstance(value, bool):
+            words += [f"--{name.replace('_', '-')}"] if value else []
+            continue
         words += [f"--{name.replace('_', '-')}", f"{value:g}" if name == "lr" else str(value)]
     return shlex.join(words)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ita.modeling.clip import FrozenCLIP
-from ita.modeling.vocabulary import TextEncoder
-from ita.toy.captions import SCENE_SIZE, SUBJECTS, CaptionedViews
+from ita.modeling.vocabulary import BARE, TextEncoder
+from ita.toy.captions import MAX_NAMED, SCENE_SIZE, SUBJECTS, CaptionedViews
 from ita.toy.names import SEEN_THINGS, STUFF, TEST_UNSEEN, THINGS, VAL_UNSEEN, synonym
 from ita.toy.scenes import Scene, draw_scene
 
@@ -36,6 +36,8 @@ VOCABULARIES: dict[str, dict[str, str]] = {
 }
 REGIONS = f"regions, {len(WORLD)} names"
 TOP = (8, 16, 20)
+# Title -> number of captions or scenes among which the correct one must be.
+FIRST = {"first": 1, "among the first 5": 5}
 # Scale of scenes before the dense feature is computed, as for a model's test images.
 ENLARGED = 2
 # Stride of a model's mask logits.
@@ -57,11 +59,13 @@ class Measured:
         found: percentage of a scene's classes among the K that match the image best.
         views: number of views of each class.
         scenes: number of whole scenes.
+        retrieved: by direction, of whole scenes and captions that name several of their classes.
         regions_without_cell: percentage of regions too small for a cell of the dense feature.
     """
 
     accuracy: Table
     found: Table
+    retrieved: Table
     views: int
     scenes: int
     regions_without_cell: float
@@ -82,7 +86,8 @@ def measure(clip: FrozenCLIP, views: int, scenes: int) -> Measured:
         for group, percent in by_group(regions.present, regions.rank < k).items():
             found[group][f"top {k}"] = percent
     without = 100 * float(np.mean(regions.without_cell))
-    return Measured(accuracy, found, views, scenes, without)
+    retrieved = retrieval(text, list(held_out_scenes(scenes)))
+    return Measured(accuracy, found, retrieved, views, scenes, without)
 
 
 def by_group(classes: Sequence[str], correct: np.ndarray) -> dict[str, float]:
@@ -179,6 +184,38 @@ def measure_scenes(text: TextEncoder, scenes: Iterable[Scene]) -> MeasuredScenes
         rank += [ranked.index(name) for name in names]
     correct = np.array([r == c for r, c in zip(recognized, classes, strict=True)], bool)
     return MeasuredScenes(classes, correct, np.array(without_cell, bool), present, np.array(rank))
+
+
+def retrieval(text: TextEncoder, scenes: Sequence[Scene]) -> Table:
+    """Find the caption of a whole scene among those of all scenes, and the scene of a caption.
+
+    A caption names the classes of a scene, things before grounds, at most ``MAX_NAMED``. Where
+    several scenes have the same caption, any of them is correct.
+
+    Returns:
+        Direction -> title of ``FIRST`` -> percentage.
+    """
+    captions = [whole_caption(scene) for scene in scenes]
+    images = [_enlarged(scene, text.clip) for scene in scenes]
+    dense = [text.clip(image)["dense"] for image in images]
+    embedding = torch.cat([text.clip.embed_area(d, torch.ones_like(d[:, 0])) for d in dense])
+    cosine = F.normalize(embedding, dim=-1) @ text.encode(captions, BARE).T
+    same = torch.tensor([[a == b for b in captions] for a in captions])
+    table: Table = {}
+    for title, scores in (("caption of a scene", cosine), ("scene of a caption", cosine.T)):
+        correct = same.gather(1, scores.cpu().argsort(dim=1, descending=True, stable=True))
+        table[title] = {
+            name: 100 * correct[:, :k].any(dim=1).double().mean().item()
+            for name, k in FIRST.items()
+        }
+    return table
+
+
+def whole_caption(scene: Scene) -> str:
+    """Return the caption of a whole scene."""
+    shown = {segment.name for segment in scene.segments}
+    named = [name for name in WORLD if name in shown][:MAX_NAMED]
+    return " and ".join(f"a {name}" for name in named)
 
 
 def _enlarged(scene: Scene, clip: FrozenCLIP) -> Tensor:

@@ -20,7 +20,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from ita.modeling.clip import encode_tokens
 from ita.modeling.clip_tokens import token_ids
 from ita.modeling.image_towers import DENSE, STRIDES, ImageTower, image_tower
-from ita.toy.captions import SCENE_SIZE, SUBJECTS, Batch, CaptionedViews, all_texts
+from ita.toy.captions import (
+    SCENE_SIZE,
+    SUBJECTS,
+    Batch,
+    CaptionedScenes,
+    CaptionedViews,
+    all_texts,
+)
 from ita.toy.clip_training.measuring import ENLARGED
 
 logger = logging.getLogger(__name__)
@@ -35,6 +42,8 @@ NEVER = -1e4
 LAYER_SCALE = 0.5
 # Side in pixels of scenes with several objects, enlarged as for segmentation.
 SCENE_INPUT = ENLARGED * SCENE_SIZE
+# The same in the small steps of a training on whole scenes.
+SMALL_SCENE = 2 * SCENE_SIZE // 3
 SECONDS_BETWEEN_MESSAGES = 10.0
 
 
@@ -46,12 +55,15 @@ class Recipe:
         seed: random seed of the initial weights, scenes and views.
         steps: number of optimizer steps.
         small_steps: number of initial steps, with views of half the side and without scenes.
-        portraits: number of single-object scenes drawn for every class of objects.
+        portraits: number of single-object scenes drawn for every class of objects; not used with
+            ``whole_scenes``.
         scenes: number of scenes with several objects.
         views_per_batch: number of single-subject views in a batch, in addition to the scenes; the
             small steps have one of every subject.
         scenes_per_batch: number of scenes with several objects in a batch.
         lr: peak learning rate.
+        whole_scenes: train on whole scenes only, with captions that name some of their classes:
+            ``views_per_batch`` in the small steps, ``scenes_per_batch`` enlarged ones afterwards.
     """
 
     seed: int
@@ -62,6 +74,7 @@ class Recipe:
     views_per_batch: int
     scenes_per_batch: int
     lr: float
+    whole_scenes: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,10 +127,9 @@ def train_clip(
         torch.manual_seed(recipe.seed)
         clip = _initial_clip(config).to(device, memory_format=torch.channels_last)
         size = config["vision_cfg"]["image_size"]
-        views = CaptionedViews(recipe.seed, recipe.portraits, recipe.scenes, size)
-        logger.info("drew the scenes in %.0f s", time.perf_counter() - start)
         tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
-        batches = _Batches(views, tokenizer, recipe)
+        batches = _Batches(recipe, size, tokenizer)
+        logger.info("drew the scenes in %.0f s", time.perf_counter() - start)
         loader = DataLoader(batches, batch_size=None, num_workers=workers)
         rows = token_ids(tokenizer(list(all_texts())))
         with _few_tokens(clip, rows):
@@ -138,19 +150,29 @@ def _few_tokens(clip: open_clip.CLIP, rows: Tensor) -> Iterator[None]:
 class _Batches(IterableDataset):
     """Endless batches of ``_Tensors``, small ones first."""
 
-    def __init__(
-        self, views: CaptionedViews, tokenizer: Callable[[list[str]], Tensor], recipe: Recipe
-    ) -> None:
-        self.views, self.tokenizer, self.recipe = views, tokenizer, recipe
+    def __init__(self, recipe: Recipe, size: int, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        self.recipe, self.size, self.tokenizer = recipe, size, tokenizer
+        if recipe.whole_scenes:
+            self.source: CaptionedScenes | CaptionedViews = CaptionedScenes(
+                recipe.seed, recipe.scenes
+            )
+        else:
+            self.source = CaptionedViews(recipe.seed, recipe.portraits, recipe.scenes, size)
 
     def __iter__(self) -> Iterator[_Tensors]:
-        views, recipe, size = self.views, self.recipe, self.views.size
-        views.size = size // 2
-        small = views.batches(len(SUBJECTS), 0, SCENE_INPUT)
+        source, recipe = self.source, self.recipe
+        if isinstance(source, CaptionedScenes):
+            small = source.batches(recipe.views_per_batch, SMALL_SCENE)
+            large = source.batches(recipe.scenes_per_batch, SCENE_INPUT)
+        else:
+            small = source.batches(len(SUBJECTS), 0, SCENE_INPUT)
+            large = source.batches(recipe.views_per_batch, recipe.scenes_per_batch, SCENE_INPUT)
+            source.size = self.size // 2
         for batch in itertools.islice(small, recipe.small_steps):
             yield self._tensors(batch)
-        views.size = size
-        for batch in views.batches(recipe.views_per_batch, recipe.scenes_per_batch, SCENE_INPUT):
+        if isinstance(source, CaptionedViews):
+            source.size = self.size
+        for batch in large:
             yield self._tensors(batch)
 
     def _tensors(self, batch: Batch) -> _Tensors:
