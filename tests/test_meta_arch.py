@@ -329,6 +329,31 @@ def test_a_text_residual_gives_each_text_query_its_name(make_ita):
         assert torch.equal(best[named], decoded.dominant_classes[named])
 
 
+@pytest.mark.parametrize("sizes", [[(70, 40)], [(10, 10)], [(33, 200), (20, 20)]])
+def test_named_queries_of_a_single_class(sizes, make_ita):
+    model = make_ita(image_embedding="places", text_residual=True)
+    records = [make_record(*size, seed=i) for i, size in enumerate(sizes)]
+    results = segment(model, records, ClassList.from_strings("one", ["cat"]))
+    for result, size in zip(results, sizes, strict=True):
+        assert sorted(result["dominant_classes"].tolist()) == [-1, 0]
+        assert result["label_map"].shape == size
+        assert (result["label_map"] == 0).all()
+
+
+def test_places_of_an_image_do_not_depend_on_its_batch(make_ita):
+    """Padding has no places; what is near it may differ, as everywhere in a padded batch."""
+    model = make_ita(image_embedding="places")
+    record, larger = make_record(64, 96, seed=1), make_record(128, 160, seed=2)
+    alone = model.encode_images([record]).embedding
+    together = model.encode_images([record, larger]).embedding
+    assert together.shape[:2] == (2, 4 * 5)
+    places = together[0].view(4, 5, -1)
+    outside = places.clone()
+    outside[:2, :3] = 0
+    assert not outside.any()
+    torch.testing.assert_close(places[:2, :3].flatten(0, 1).norm(dim=1), alone[0].norm(dim=1))
+
+
 def segment(model, records, class_list=None, options=INFERENCE):
     """Results of records with a class list; the training one by default."""
     vocabulary = model.make_vocabulary(
