@@ -170,7 +170,7 @@ class ITA(nn.Module):
             batched_inputs: as in :meth:`forward`, without ``instances``; optionally with ``height``
                 and ``width`` of the results, by default those of the image.
         """
-        images = self._normalized(batched_inputs)
+        images = self.normalize_images(batched_inputs)
         features = self.backbone(images.tensor)
         embedding = None
         if self.dominant is not None:
@@ -309,7 +309,8 @@ class ITA(nn.Module):
         self._train_vocabulary = None
         return super()._apply(*args, **kwargs)
 
-    def _normalized(self, batched_inputs: Sequence[Record]) -> ImageList:
+    def normalize_images(self, batched_inputs: Sequence[Record]) -> ImageList:
+        """Return the images as CLIP's input, padded to a common size with zeros."""
         images = [record["image"].to(self.device, non_blocking=True) for record in batched_inputs]
         normalized = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(normalized, self.backbone.size_divisibility)

@@ -190,6 +190,7 @@ def test_every_script_is_a_subcommand_or_a_tool_of_developers():
     developers = (
         "benchmark",
         "gpu_check",
+        "hit_rate",
         "input_pipeline",
         "make_config_reference",
         "run_tutorial",
