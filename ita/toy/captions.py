@@ -176,15 +176,13 @@ class CaptionedViews(_Captions):
         seed: random seed of the scenes and views.
         portraits_each: number of single-object scenes drawn for every class of objects.
         num_scenes: number of scenes with several objects.
-        size: side of a view in pixels; may be changed at any time.
 
     Raises:
         UserError: too few scenes to show every ground.
     """
 
-    def __init__(self, seed: int, portraits_each: int, num_scenes: int, size: int) -> None:
+    def __init__(self, seed: int, portraits_each: int, num_scenes: int) -> None:
         super().__init__(np.random.default_rng((_STREAM, seed, 2)))
-        self.size = size
         self._places = {
             name: [
                 _portrait(np.random.default_rng((_STREAM, seed, 0, subject, number)), name)
@@ -198,25 +196,28 @@ class CaptionedViews(_Captions):
         if missing := [name for name, places in self._places.items() if not places]:
             raise UserError(f"{num_scenes} scenes do not show {', '.join(missing)}; draw more")
 
-    def of_each_subject(self) -> tuple[list[Image.Image], list[str]]:
+    def of_each_subject(self, size: int) -> tuple[list[Image.Image], list[str]]:
         """One view of each class, in random order, and the class names."""
         subjects = [str(name) for name in self.rng.permutation(SUBJECTS)]
-        return [self._view(self._random_place(name)) for name in subjects], subjects
+        return [self._view(self._random_place(name), size) for name in subjects], subjects
 
-    def batches(self, num_views: int, num_scenes: int, scene_size: int) -> Iterator[Batch]:
+    def batches(
+        self, num_views: int, num_scenes: int, view_size: int, scene_size: int
+    ) -> Iterator[Batch]:
         """Yield batches endlessly.
 
         Args:
             num_views: number of views, at most one of each class.
             num_scenes: number of scenes, each with a window around every object and ground and one
                 over the whole scene, whose caption names several classes.
+            view_size: side of a view in pixels.
             scene_size: side of a scene's image in pixels.
         """
         while True:
             subjects = [str(name) for name in self.rng.permutation(SUBJECTS)[:num_views]]
             batch = Batch()
             for subject in subjects:
-                batch.views.append(self._view(self._random_place(subject)))
+                batch.views.append(self._view(self._random_place(subject), view_size))
                 self._describe(batch, subject)
             for index in self.rng.choice(len(self._groups), num_scenes, replace=False):
                 self._add_scene(batch, self._groups[index], scene_size)
@@ -260,7 +261,7 @@ class CaptionedViews(_Captions):
         places = self._places[name]
         return places[self.rng.integers(len(places))]
 
-    def _view(self, place: _Place) -> Image.Image:
+    def _view(self, place: _Place, size: int) -> Image.Image:
         """Square crop that contains the place at a random position."""
         image, rng = place.image, self.rng
         side = min(place.length * rng.uniform(1, MAX_CONTEXT), image.width)
@@ -268,7 +269,7 @@ class CaptionedViews(_Captions):
         corner = np.array((place.x, place.y)) + rng.uniform(-slack, slack, 2) - side / 2
         left, top = np.clip(corner, 0, image.width - side)
         box = (left, top, left + side, top + side)
-        view = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return self._varied(view)
 
 

@@ -15,12 +15,12 @@ HUES = {"red": 252, "yellow": 38, "blue": 167, "purple": 200}
 
 
 def captioned(seed: int = 1) -> CaptionedViews:
-    return CaptionedViews(seed, portraits_each=1, num_scenes=60, size=64)
+    return CaptionedViews(seed, portraits_each=1, num_scenes=60)
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return next(captioned().batches(100, 50, 144))
+    return next(captioned().batches(100, 50, 64, 144))
 
 
 def shares_of_hue(image: Image.Image, coat: str) -> float:
@@ -30,7 +30,7 @@ def shares_of_hue(image: Image.Image, coat: str) -> float:
 
 
 def test_the_same_seed_gives_the_same_batches(batch):
-    again, other = (next(captioned(seed).batches(100, 50, 144)) for seed in (1, 2))
+    again, other = (next(captioned(seed).batches(100, 50, 64, 144)) for seed in (1, 2))
     for ours, theirs, same in ((batch, again, True), (batch, other, False)):
         pairs = zip(ours.views + ours.scenes, theirs.views + theirs.scenes, strict=True)
         assert all(ImageChops.difference(a, b).getbbox() is None for a, b in pairs) == same
@@ -93,7 +93,7 @@ def test_the_caption_of_a_whole_scene_names_up_to_five_of_its_classes(batch):
 def test_the_view_of_a_ground_is_mostly_that_ground():
     """Of snow, which is all but white, and of sand, which is yellow, as little else is."""
     source = captioned()
-    views = (zip(*source.of_each_subject(), strict=True) for _ in range(10))
+    views = (zip(*source.of_each_subject(64), strict=True) for _ in range(10))
     shares = {"snow": [], "sand": []}
     for image, subject in itertools.chain.from_iterable(views):
         red, green, blue = np.moveaxis(np.asarray(image).astype(int), -1, 0)
@@ -127,7 +127,7 @@ def _pairs(batch):
 
 def test_no_caption_has_a_word_that_is_not_listed():
     listed = {word for text in all_texts() for word in re.findall(r"\w+", text)}
-    batches = itertools.islice(captioned().batches(128, 20, 144), 5)
+    batches = itertools.islice(captioned().batches(128, 20, 64, 144), 5)
     batches = itertools.chain(batches, itertools.islice(CaptionedScenes(1, 60).batches(40, 16), 2))
     said = {w for b in batches for caption in b.captions for w in re.findall(r"\w+", caption)}
     assert said <= listed

@@ -110,13 +110,12 @@ def by_group(classes: Sequence[str], correct: np.ndarray) -> dict[str, float]:
 def held_out_views(clip: FrozenCLIP, views: int) -> tuple[list[Image.Image], list[str]]:
     """``views`` held-out views of every class, and their class names."""
     size = clip.preprocess_config.size
-    source = CaptionedViews(
-        HELD_OUT_SEED, views, _SCENES_FOR_GROUND, size if isinstance(size, int) else size[0]
-    )
+    side = size if isinstance(size, int) else size[0]
+    source = CaptionedViews(HELD_OUT_SEED, views, _SCENES_FOR_GROUND)
     images: list[Image.Image] = []
     subjects: list[str] = []
     for _ in range(views):
-        more_images, more_subjects = source.of_each_subject()
+        more_images, more_subjects = source.of_each_subject(side)
         images += more_images
         subjects += more_subjects
     return images, subjects

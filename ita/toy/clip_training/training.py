@@ -152,28 +152,24 @@ class _Batches(IterableDataset):
 
     def __init__(self, recipe: Recipe, size: int, tokenizer: Callable[[list[str]], Tensor]) -> None:
         self.recipe, self.size, self.tokenizer = recipe, size, tokenizer
+        self.source: CaptionedScenes | CaptionedViews
         if recipe.whole_scenes:
-            self.source: CaptionedScenes | CaptionedViews = CaptionedScenes(
-                recipe.seed, recipe.scenes
-            )
+            self.source = CaptionedScenes(recipe.seed, recipe.scenes)
         else:
-            self.source = CaptionedViews(recipe.seed, recipe.portraits, recipe.scenes, size)
+            self.source = CaptionedViews(recipe.seed, recipe.portraits, recipe.scenes)
 
     def __iter__(self) -> Iterator[_Tensors]:
-        source, recipe = self.source, self.recipe
-        if isinstance(source, CaptionedScenes):
-            small = source.batches(recipe.views_per_batch, SMALL_SCENE)
-            large = source.batches(recipe.scenes_per_batch, SCENE_INPUT)
-        else:
-            small = source.batches(len(SUBJECTS), 0, SCENE_INPUT)
-            large = source.batches(recipe.views_per_batch, recipe.scenes_per_batch, SCENE_INPUT)
-            source.size = self.size // 2
-        for batch in itertools.islice(small, recipe.small_steps):
-            yield self._tensors(batch)
-        if isinstance(source, CaptionedViews):
-            source.size = self.size
-        for batch in large:
-            yield self._tensors(batch)
+        small, large = self._phases()
+        small = itertools.islice(small, self.recipe.small_steps)
+        yield from map(self._tensors, itertools.chain(small, large))
+
+    def _phases(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
+        counts = self.recipe.views_per_batch, self.recipe.scenes_per_batch
+        if isinstance(self.source, CaptionedScenes):
+            small = self.source.batches(counts[0], SMALL_SCENE)
+            return small, self.source.batches(counts[1], SCENE_INPUT)
+        small = self.source.batches(len(SUBJECTS), 0, self.size // 2, SCENE_INPUT)
+        return small, self.source.batches(*counts, self.size, SCENE_INPUT)
 
     def _tensors(self, batch: Batch) -> _Tensors:
         windows = torch.tensor(batch.windows).view(-1, 5)
