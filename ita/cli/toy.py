@@ -112,7 +112,7 @@ def _add_train_clip(parser: argparse.ArgumentParser) -> None:
         "--views-per-batch",
         type=positive_int,
         default=64,
-        help="views of single objects; with --whole-scenes, scenes in a small step",
+        help="views of single classes; with --whole-scenes, scenes of single objects",
     )
     add("--scenes-per-batch", type=positive_int, default=24, help="scenes with several objects")
     add("--lr", type=float, default=2e-3, help="maximum learning rate")

@@ -276,40 +276,68 @@ class CaptionedViews(_Captions):
 class CaptionedScenes(_Captions):
     """Whole scenes with captions that name some of their classes, and nothing that tells where.
 
-    Every second scene has a single object, as many pictures of the web have a single subject.
+    Scenes of a single object take turns with others, as many pictures of the web have a single
+    subject: a batch of them has most coats in several shapes, so that neither is enough to tell
+    its captions apart.
 
     Args:
         seed: random seed of the scenes and captions.
-        num_scenes: number of scenes.
+        singles_each: number of single-object scenes drawn for every class of objects.
+        num_scenes: number of scenes with several objects.
     """
 
-    def __init__(self, seed: int, num_scenes: int) -> None:
+    def __init__(self, seed: int, singles_each: int, num_scenes: int) -> None:
         super().__init__(np.random.default_rng((_STREAM, seed, 3)))
-        self._scenes: list[tuple[Image.Image, list[str]]] = []
-        for number in range(num_scenes):
-            rng = np.random.default_rng((_STREAM, seed, 4, number))
-            most = MAX_OBJECTS if number % 2 else 1
-            scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, ALL_THINGS, ALL_STUFF, max_objects=most)
-            named = {s.name for s in scene.segments if s.mask.sum() >= MIN_NAMED_AREA}
-            if named:
-                self._scenes.append((Image.fromarray(scene.image), sorted(named)))
+        self._singles = {
+            name: [
+                _whole(np.random.default_rng((_STREAM, seed, 4, subject, number)), [name], 1)
+                for number in range(singles_each)
+            ]
+            for subject, name in enumerate(ALL_THINGS)
+        }
+        self._scenes = [
+            _whole(np.random.default_rng((_STREAM, seed, 5, number)), ALL_THINGS, MAX_OBJECTS)
+            for number in range(num_scenes)
+        ]
 
-    def batches(self, number: int, size: int) -> Iterator[Batch]:
+    def batches(self, num_singles: int, num_scenes: int, size: int) -> Iterator[Batch]:
         """Yield batches endlessly.
 
         Args:
-            number: number of scenes in a batch.
-            size: side of a scene's image in pixels.
+            num_singles: number of single-object scenes, at most one of each class of objects.
+            num_scenes: number of scenes with several objects.
+            size: side of an image in pixels.
         """
         while True:
+            names = self.rng.permutation(ALL_THINGS)[:num_singles]
+            chosen = [
+                self._singles[name][self.rng.integers(len(self._singles[name]))] for name in names
+            ]
+            picked = self.rng.choice(len(self._scenes), num_scenes, replace=False)
             batch = Batch()
-            for index in self.rng.choice(len(self._scenes), number, replace=False):
-                image, shown = self._scenes[index]
-                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            for scene in chosen + [self._scenes[index] for index in picked]:
+                image = scene.image.resize((size, size), Image.Resampling.BILINEAR)
                 batch.views.append(self._varied(image))
-                named = self._sample_names(shown)
+                named = self._sample_names(scene.shown)
                 named = named[: self.rng.integers(1, len(named) + 1)]
                 batch.captions.append(self._caption(named))
                 batch.named.append(frozenset(named))
-                batch.shown.append(frozenset(shown))
+                batch.shown.append(frozenset(scene.shown))
             yield batch
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A whole scene: its image and the classes that are large enough to name."""
+
+    image: Image.Image
+    shown: tuple[str, ...]
+
+
+def _whole(rng: np.random.Generator, things: Sequence[str], max_objects: int) -> _Whole:
+    """Draw a scene that shows one of the objects large enough to name."""
+    while True:
+        scene = draw_scene(rng, SCENE_SIZE, SCENE_SIZE, things, ALL_STUFF, max_objects=max_objects)
+        named = {s.name for s in scene.segments if s.mask.sum() >= MIN_NAMED_AREA}
+        if not named.isdisjoint(things):
+            return _Whole(Image.fromarray(scene.image), tuple(sorted(named)))

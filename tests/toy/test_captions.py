@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from ita.toy.captions import SUBJECTS, CaptionedScenes, CaptionedViews, all_texts
+from ita.toy.captions import ALL_STUFF, SUBJECTS, CaptionedScenes, CaptionedViews, all_texts
 from ita.toy.names import synonym
 
 # Hue in 0-255 of coats that nothing else in the world has.
@@ -107,7 +107,9 @@ def test_the_view_of_a_ground_is_mostly_that_ground():
 
 
 def test_whole_scenes_show_what_their_captions_name():
-    scenes = next(CaptionedScenes(1, 60).batches(30, 96))
+    scenes = next(CaptionedScenes(1, 1, 60).batches(30, 30, 96))
+    assert len({name for named in scenes.shown[:30] for name in named} - set(ALL_STUFF)) == 30
+    assert any(len(shown - set(ALL_STUFF)) > 1 for shown in scenes.shown[30:])
     assert {view.size for view in scenes.views} == {(96, 96)}
     assert not scenes.scenes
     assert not scenes.windows
@@ -128,6 +130,8 @@ def _pairs(batch):
 def test_no_caption_has_a_word_that_is_not_listed():
     listed = {word for text in all_texts() for word in re.findall(r"\w+", text)}
     batches = itertools.islice(captioned().batches(128, 20, 64, 144), 5)
-    batches = itertools.chain(batches, itertools.islice(CaptionedScenes(1, 60).batches(40, 16), 2))
+    batches = itertools.chain(
+        batches, itertools.islice(CaptionedScenes(1, 1, 60).batches(120, 40, 16), 2)
+    )
     said = {w for b in batches for caption in b.captions for w in re.findall(r"\w+", caption)}
     assert said <= listed

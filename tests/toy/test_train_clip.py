@@ -280,7 +280,7 @@ def test_training_on_whole_scenes(tmp_path):
     assert training.command.endswith(" --whole-scenes")
     assert "# A CLIP of whole scenes" in card
     assert f"CLIP_PRETRAINED_WEIGHTS {tmp_path}" in card
-    assert "40 whole scenes" in card
+    assert "whole scenes of one object" in card
 
 
 def test_groups_cover_the_unseen():

@@ -9,9 +9,9 @@ from ita.errors import UserError
 from ita.files import PACKAGE, sha256_of, write_atomically
 from ita.modeling.vocabulary import PROMPTS
 from ita.structured_files import parse_json
-from ita.toy.captions import MAX_NAMED, SUBJECTS
+from ita.toy.captions import ALL_THINGS, MAX_NAMED, SUBJECTS
 from ita.toy.clip_training.measuring import Measured, markdown_table
-from ita.toy.clip_training.training import SCENE_INPUT, SMALL_SCENE, Recipe
+from ita.toy.clip_training.training import LARGE_SCENE, SCENE_INPUT, SMALL_SCENE, Recipe
 from ita.toy.names import (
     COATS,
     DISTRACTOR_STUFF,
@@ -172,6 +172,8 @@ def _images(recipe: Recipe) -> str:
         max_named=MAX_NAMED,
         max_objects=MAX_OBJECTS,
         small_scene=SMALL_SCENE,
+        large_scene=LARGE_SCENE,
+        things=len(ALL_THINGS),
     )
 
 
@@ -199,14 +201,14 @@ shows all classes it names, so the embedding of a whole scene is close to the na
 Masks determine the location of views and windows; the loss does not use them."""
 
 _WHOLE_SCENES = """\
-The images are {scenes} whole scenes, every second
-one of a single object and the others of up to {max_objects}, drawn from {subjects} classes ({world}
-of the data sets, {others} that no data set shows); nothing tells where a class is. In the first
-{small_steps} steps a batch contains {views_per_batch} scenes at {small_scene} px, afterwards
-{scenes_per_batch} at {scene_input} px, as for segmentation. A caption names some of the classes of
-its scene, at most {max_named}, each one time in four by its synonym; one name alone is in the
-wording of the prompts and some others. A caption counts as correct for every scene that shows all
-classes it names."""
+The images are whole scenes of one object
+({portraits} for each of {things} classes) and of up to {max_objects} objects ({scenes}); nothing
+tells where a class is. In the first {small_steps} steps a batch contains a scene at
+{small_scene} px of each single object, afterwards {views_per_batch} of them and {scenes_per_batch}
+scenes of several objects at {large_scene} px. A caption names some of the classes of its scene,
+objects or grounds, at most {max_named}, each one time in four by its synonym; one name alone is in
+the wording of the prompts and some others. A caption counts as correct for every scene that shows
+all classes it names."""
 
 _CARD = """\
 # {title}

@@ -21,6 +21,7 @@ from ita.modeling.clip import encode_tokens
 from ita.modeling.clip_tokens import token_ids
 from ita.modeling.image_towers import DENSE, STRIDES, ImageTower, image_tower
 from ita.toy.captions import (
+    ALL_THINGS,
     SCENE_SIZE,
     SUBJECTS,
     Batch,
@@ -42,8 +43,9 @@ NEVER = -1e4
 LAYER_SCALE = 0.5
 # Side in pixels of scenes with several objects, enlarged as for segmentation.
 SCENE_INPUT = ENLARGED * SCENE_SIZE
-# The same in the small steps of a training on whole scenes.
-SMALL_SCENE = 2 * SCENE_SIZE // 3
+# The same in a training on whole scenes: in the small steps and after them. As CLIPs of the web,
+# it sees smaller images than a segmentation model.
+SMALL_SCENE, LARGE_SCENE = 2 * SCENE_SIZE // 3, 4 * SCENE_SIZE // 3
 SECONDS_BETWEEN_MESSAGES = 10.0
 
 
@@ -55,15 +57,14 @@ class Recipe:
         seed: random seed of the initial weights, scenes and views.
         steps: number of optimizer steps.
         small_steps: number of initial steps, with views of half the side and without scenes.
-        portraits: number of single-object scenes drawn for every class of objects; not used with
-            ``whole_scenes``.
+        portraits: number of single-object scenes drawn for every class of objects.
         scenes: number of scenes with several objects.
         views_per_batch: number of single-subject views in a batch, in addition to the scenes; the
             small steps have one of every subject.
         scenes_per_batch: number of scenes with several objects in a batch.
         lr: peak learning rate.
-        whole_scenes: train on whole scenes only, with captions that name some of their classes:
-            ``views_per_batch`` in the small steps, ``scenes_per_batch`` enlarged ones afterwards.
+        whole_scenes: train on whole scenes only, with captions that name some of their classes; in
+            place of a view, there is a scene of a single object.
     """
 
     seed: int
@@ -154,7 +155,7 @@ class _Batches(IterableDataset):
         self.recipe, self.size, self.tokenizer = recipe, size, tokenizer
         self.source: CaptionedScenes | CaptionedViews
         if recipe.whole_scenes:
-            self.source = CaptionedScenes(recipe.seed, recipe.scenes)
+            self.source = CaptionedScenes(recipe.seed, recipe.portraits, recipe.scenes)
         else:
             self.source = CaptionedViews(recipe.seed, recipe.portraits, recipe.scenes)
 
@@ -166,8 +167,8 @@ class _Batches(IterableDataset):
     def _phases(self) -> tuple[Iterator[Batch], Iterator[Batch]]:
         counts = self.recipe.views_per_batch, self.recipe.scenes_per_batch
         if isinstance(self.source, CaptionedScenes):
-            small = self.source.batches(counts[0], SMALL_SCENE)
-            return small, self.source.batches(counts[1], SCENE_INPUT)
+            small = self.source.batches(len(ALL_THINGS), 0, SMALL_SCENE)
+            return small, self.source.batches(*counts, LARGE_SCENE)
         small = self.source.batches(len(SUBJECTS), 0, self.size // 2, SCENE_INPUT)
         return small, self.source.batches(*counts, self.size, SCENE_INPUT)
 
