@@ -340,8 +340,8 @@ def test_named_queries_of_a_single_class(sizes, make_ita):
         assert (result["label_map"] == 0).all()
 
 
-def test_places_of_an_image_do_not_depend_on_its_batch(make_ita):
-    """Padding has no places; what is near it may differ, as everywhere in a padded batch."""
+def test_padding_has_no_places(make_ita):
+    """What an image's own places show may differ near it, as everywhere in a padded batch."""
     model = make_ita(image_embedding="places")
     record, larger = make_record(64, 96, seed=1), make_record(128, 160, seed=2)
     alone = model.encode_images([record]).embedding

@@ -146,12 +146,6 @@ class _Captions:
     def _random_synonym(self, name: str) -> str:
         return synonym(name) if self.rng.random() < SYNONYM_RATE else name
 
-    def _describe(self, batch: Batch, subject: str) -> None:
-        """Add a caption that names one class."""
-        batch.captions.append(self._caption([subject]))
-        batch.named.append(frozenset((subject,)))
-        batch.shown.append(frozenset((subject,)))
-
     def _caption(self, names: Sequence[str]) -> str:
         """A caption of one name in the wording of a prompt, or a list of several."""
         if len(names) > 1:
@@ -271,6 +265,12 @@ class CaptionedViews(_Captions):
         box = (left, top, left + side, top + side)
         view = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         return self._varied(view)
+
+    def _describe(self, batch: Batch, subject: str) -> None:
+        """Add a caption that names one class."""
+        batch.captions.append(self._caption([subject]))
+        batch.named.append(frozenset((subject,)))
+        batch.shown.append(frozenset((subject,)))
 
 
 class CaptionedScenes(_Captions):

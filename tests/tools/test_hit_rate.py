@@ -60,8 +60,12 @@ def test_more_names_find_more(measured):
         assert list(by_count.values()) == sorted(by_count.values())
 
 
-def test_a_plot_is_drawn(measured):
-    assert "<svg" in measured[1]
+def test_the_plot_has_a_curve_of_each_source_for_seen_and_unseen_classes(measured):
+    panels = re.split(r'id="axes_\d"', measured[1])[1:]
+    assert len(panels) == 2
+    for panel in panels:
+        assert "#0072b2" in panel
+        assert "#d55e00" in panel
 
 
 def test_bad_input_gets_one_line(tmp_path):
